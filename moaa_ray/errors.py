@@ -1,0 +1,31 @@
+"""The errors a user of moaa_ray can meet; every message gives the value, the rule and the way out."""
+
+
+class MoaaError(Exception):
+    """Base of every error that is reported as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(MoaaError):
+    """The recipe, or what it names, cannot work; raised before any engine starts."""
+
+    exit_code = 2
+
+
+class DataError(MoaaError):
+    """Input data that cannot be read as the recipe says."""
+
+    exit_code = 3
+
+
+class StageError(MoaaError):
+    """A stage stopped, or ended without what the user asked for; what was finished is kept."""
+
+    exit_code = 4
+
+
+class FencedError(MoaaError):
+    """Another driver owns this run directory now; this one must write nothing more."""
+
+    exit_code = 5
