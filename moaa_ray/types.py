@@ -40,6 +40,7 @@ class Request:
     messages: tuple[Message, ...]
     sampling: Sampling
     seed: int
+    flags: tuple[str, ...] = ()  # what the pass did to fit the prompt, e.g. "proposals_cut"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,84 @@
+"""A pass: one model over all rows, as two pure functions around an engine.
+
+`ask` says what a row asks of the engine, `fold` puts the answers back. One row in, one row out, same
+id. A row that is not open passes through; a completion that is already there is never asked for again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How much an engine can read: its context window in tokens (0: unknown) and its count of a prompt's tokens."""
+
+    window: int
+    count_tokens: Callable[[Sequence[Message]], int]
+
+
+class CannotAskError(Exception):
+    """The row cannot be put to this pass; the failure says why."""
+
+    def __init__(self, failure: Failure):
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class Pass(Protocol):
+    """What the pool worker runs."""
+
+    @property
+    def name(self) -> str:
+        """Unique within the stage; names the pass's column."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of earlier passes whose answers `ask` looks at."""
+        ...
+
+    def ask(self, row: Row, room: Room) -> list[Request]:
+        """The requests still open for this row. Raises CannotAskError."""
+        ...
+
+    def fold(self, row: Row, answers: Mapping[str, Answer]) -> Row:
+        """The row with its answers, by request id; missing ids are those that `ask` did not list."""
+        ...
+
+
+NOT_ASKED = Failure(reason="not_asked")
+"""Stands for a completion that is still to be asked for."""
+
+
+def fill(row: Row, name: str, ids: Sequence[str], answers: Mapping[str, Answer]) -> Row:
+    """The row with pass `name` answered: new answers where there are any, earlier ones elsewhere."""
+    known = row.answers.get(name, ())
+    merged = []
+    for i, request_id in enumerate(ids):
+        before = known[i] if i < len(known) else NOT_ASKED
+        merged.append(_checked(answers.get(request_id, before)))
+    return replace(row, answers={**row.answers, name: tuple(merged)})
+
+
+def open_samples(row: Row, name: str, num_samples: int) -> list[int]:
+    """Which samples of a pass are still to be asked for."""
+    known = row.answers.get(name, ())
+    return [i for i in range(num_samples) if i >= len(known) or known[i] == NOT_ASKED]
+
+
+def _checked(answer: Answer) -> Answer:
+    """An answer as it is kept: text stripped, and an empty one is a failure."""
+    if isinstance(answer, Failure):
+        return answer
+    text = answer.text.strip()
+    if not text:
+        return Failure(reason="empty", detail=f"empty text, finish_reason {answer.finish_reason}", retryable=False)
+    return answer if text == answer.text else replace(answer, text=text)
+
+
+def completions(row: Row, name: str) -> list[Completion]:
+    """The completions of one pass, failures left out."""
+    return [answer for answer in row.answers.get(name, ()) if isinstance(answer, Completion)]
