@@ -1,0 +1,179 @@
+"""A model inside the pool worker, run by vLLM's asynchronous engine, on GPUs or CPUs.
+
+The engine core runs in a child process of the worker, so that its death leaves the worker alive. One
+request is one completion with a seed of its own; samples of one row share their prompt through vLLM's
+prefix cache. Code from model folders is never run and weights are read from safetensors only.
+"""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
+from moaa_ray.engines.chat_tokens import ChatTokenizer
+from moaa_ray.engines.weights import local_weights
+from moaa_ray.recipe_models import VllmModel
+from moaa_ray.types import Completion, Message, Request, Sampling
+
+
+class VllmEngine:
+    """One vLLM engine. See base.Engine for the contract."""
+
+    def __init__(self, config: VllmModel, *, on_gpu: bool):
+        self._config = config
+        self._on_gpu = on_gpu
+        self._engine = None
+        self._chat: ChatTokenizer | None = None
+        self._lora = None
+        self.window = 0
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._start)
+
+    def _start(self) -> None:
+        self._set_environment()
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        folder = local_weights(self._config.model)
+        self._chat = self._load_chat(folder)
+        try:
+            args = AsyncEngineArgs(**self._engine_args(folder))
+            self._engine = AsyncLLM.from_engine_args(args)
+        except ValueError as error:  # vLLM's word for a setting that can never work
+            raise EngineStartError(f"vLLM refuses {self._config.model}: {_first_lines(error)}") from error
+        self.window = self._engine.model_config.max_model_len
+        if self._config.lora:
+            from vllm.lora.request import LoRARequest
+
+            self._lora = LoRARequest("adapter", 1, local_weights(self._config.lora))
+
+    def _set_environment(self) -> None:
+        """Defaults of vLLM's environment; what the user has set wins."""
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if not self._on_gpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(self._config.num_cpus))))
+
+    def _load_chat(self, folder: str) -> ChatTokenizer:
+        from transformers import AutoTokenizer
+
+        template = self._config.chat_template
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, revision=self._config.revision or None, trust_remote_code=False
+            )
+            text = Path(template).read_text(encoding="utf-8") if template else None
+        except (OSError, ValueError) as error:
+            raise EngineStartError(
+                f"cannot load the tokenizer of {self._config.model}: {_first_lines(error)}; check the name, "
+                "the revision, and that the workers can read the folder or reach the hub"
+            ) from error
+        return ChatTokenizer(tokenizer, chat_template=text)
+
+    def _engine_args(self, folder: str) -> dict:
+        config = self._config
+        args = {
+            "model": folder,
+            "revision": config.revision or None,
+            "tokenizer_revision": config.revision or None,
+            "max_model_len": config.context_window,
+            "dtype": config.dtype,
+            "quantization": config.quantization,
+            "tensor_parallel_size": config.tensor_parallel,
+            "pipeline_parallel_size": config.pipeline_parallel,
+            "max_num_seqs": config.concurrency,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            "load_format": "safetensors",
+            "trust_remote_code": False,
+        }
+        if self._on_gpu:
+            args |= {"gpu_memory_utilization": config.gpu_memory_fraction, "kv_cache_dtype": config.kv_cache_dtype}
+        else:
+            args |= {"enforce_eager": True}
+            # vLLM 0.32 rewinds a seeded request's random generator after a prompt's partial step; the
+            # CPU's generator has no offset, and the engine dies. So prompts are read in one step there.
+            args |= {"enable_chunked_prefill": False}
+            if config.dtype == "auto":
+                args["dtype"] = "float32"
+        if config.lora:
+            args["enable_lora"] = True
+        return args | config.engine_args
+
+    async def generate(self, request: Request) -> Completion:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDead
+        from vllm.v1.engine.exceptions import EngineGenerateError
+
+        assert self._engine is not None and self._chat is not None
+        prompt, made_plain = self._chat.encode(request.messages)
+        room = self.window - len(prompt)
+        if room < 1:
+            detail = f"prompt of {len(prompt)} tokens, window of {self.window}"
+            raise RequestError("context_length", detail, retryable=False)
+        sampling = SamplingParams(
+            **_sampling_args(request.sampling, room), seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        final = None
+        try:
+            outputs = self._engine.generate(
+                {"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora
+            )
+            async for final in outputs:
+                pass
+        except VllmDead as error:
+            raise EngineDeadError(str(error)) from error
+        except EngineGenerateError as error:
+            raise RequestError("engine_error", _first_lines(error), retryable=True) from error
+        except ValueError as error:
+            raise RequestError("bad_request", _first_lines(error), retryable=False) from error
+        assert final is not None
+        output = final.outputs[0]
+        return Completion(
+            text=output.text,
+            finish_reason=output.finish_reason or "unknown",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(output.token_ids),
+            flags=("role_tokens_plain",) if made_plain else (),
+        )
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        assert self._chat is not None
+        return self._chat.count(messages)
+
+    async def stop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.shutdown)
+
+
+def _sampling_args(sampling: Sampling, room: int) -> dict:
+    """Arguments of vLLM's SamplingParams; the completion ends at the window at the latest (finish_reason length)."""
+    args = {
+        "max_tokens": min(sampling.max_tokens, room),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "stop": list(sampling.stop),
+    }
+    if sampling.json_schema or sampling.regex or sampling.choice:
+        from vllm.sampling_params import StructuredOutputsParams
+
+        args["structured_outputs"] = StructuredOutputsParams(
+            json=sampling.json_schema or None,
+            regex=sampling.regex or None,
+            choice=list(sampling.choice) or None,
+        )
+    return args
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

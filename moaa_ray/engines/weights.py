@@ -1,0 +1,31 @@
+"""Where a model's files lie on this machine: local folders and hub ids as they are, cloud URIs copied once."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+_SCHEMES = ("s3://", "gs://", "gcs://", "az://", "abfs://")
+
+
+def local_weights(model: str) -> str:
+    """A local folder for a cloud URI, copied once per machine; any other name is returned unchanged.
+
+    The copy goes to MOAA_WEIGHTS_DIR (default: ~/.cache/moaa_ray/weights). Workers of one machine
+    wait for each other's copy; a copy that broke off is never taken for a whole one.
+    """
+    if not model.startswith(_SCHEMES):
+        return model
+    import fsspec
+
+    cache = Path(os.environ.get("MOAA_WEIGHTS_DIR", Path.home() / ".cache" / "moaa_ray" / "weights"))
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / hashlib.sha256(model.encode()).hexdigest()[:24]
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            fs, path = fsspec.core.url_to_fs(model)
+            part = Path(f"{folder}.part")
+            fs.get(path.rstrip("/") + "/", f"{part}/", recursive=True)
+            part.rename(folder)
+    return str(folder)
