@@ -1,0 +1,91 @@
+"""The two ends of the line: blocks are admitted against tickets, and committed as files."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from moaa_ray.core.admission import RowRef
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.turns import close_turn, reopen
+from moaa_ray.data import commit, schemas
+from moaa_ray.data.store import open_store
+from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema
+from moaa_ray.types import Row
+
+TICKET_COLUMN = "ticket"
+
+
+class Admit:
+    """Ticket -> block: waits for a credit, then reads the block's rows and makes them ready to be asked."""
+
+    def __init__(self, run_uri: str, passes: Sequence[MixturePass], coordinator):
+        self._run_uri = run_uri
+        self._passes = passes
+        self._coordinator = coordinator
+        self._schema = in_flight_schema([p.name for p in passes])
+
+    async def __call__(self, ticket: pa.Table) -> pa.Table:
+        block = await self._coordinator.next_block.remote(ticket.column(TICKET_COLUMN)[0].as_py())
+        if block is None:
+            return self._schema.empty_table()
+        return await asyncio.to_thread(self._read, block.key, block.refs)
+
+    def _read(self, key: str, refs: Sequence[RowRef]) -> pa.Table:
+        store = open_store(self._run_uri)
+        work = self._schema.remove(self._schema.get_field_index(BLOCK_COLUMN))
+        rows = pa.concat_tables(commit.read_rows(store, refs, batch_rows=len(refs))).cast(work)
+        if "failed" in rows.column("status").to_pylist():
+            records = rows.to_pylist()
+            ready = [_record(reopen(schemas.row_from(r), self._passes), self._passes) for r in records]
+            rows = pa.Table.from_pylist(ready, schema=work)
+        return rows.append_column(self._schema.field(BLOCK_COLUMN), pa.array([key] * rows.num_rows, pa.string()))
+
+
+class Commit:
+    """Block -> file: closes the turn where the line ends here, writes the block, gives its credit back."""
+
+    def __init__(
+        self, run_uri: str, stage: str, epoch: int, passes: Sequence[MixturePass], num_done: int, coordinator
+    ):
+        self._run_uri = run_uri
+        self._stage = stage
+        self._epoch = epoch
+        self._passes = passes
+        self._num_done = num_done
+        self._coordinator = coordinator
+        self._work = schemas.work_schema([p.name for p in passes])
+
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        if block.num_rows == 0:
+            return pa.table({"rows": pa.array([0], pa.int64())})
+        key = block.column(BLOCK_COLUMN)[0].as_py()
+        turn, coming, statuses, reasons = await asyncio.to_thread(self._write, key, block)
+        await self._coordinator.committed.remote(key, turn + 1, coming, statuses, reasons)
+        return pa.table({"rows": pa.array([block.num_rows], pa.int64())})
+
+    def _write(self, key: str, block: pa.Table) -> tuple[int, list[RowRef], Counter, Counter]:
+        turn = block.column("turn")[0].as_py()
+        rows = block.drop_columns([BLOCK_COLUMN])
+        is_end = self._num_done == len(self._passes)
+        if is_end:
+            closed = [close_turn(schemas.row_from(record), self._passes) for record in rows.to_pylist()]
+            rows = pa.Table.from_pylist([_record(row, self._passes) for row in closed], schema=self._work)
+        path = commit.commit_block(
+            open_store(self._run_uri), self._stage, f"{turn}.{self._num_done}", self._epoch, key, rows
+        )
+        statuses = rows.column("status").to_pylist()
+        coming = [(path, i) for i, status in enumerate(statuses) if is_end and status == "open"]
+        reasons = [_kind(reason) for reason in rows.column("reason").to_pylist() if reason]
+        return turn, coming, Counter(statuses), Counter(reasons)
+
+
+def _record(row: Row, passes: Sequence[MixturePass]) -> schemas.Record:
+    return schemas.row_record(row, pass_names=[p.name for p in passes])
+
+
+def _kind(reason: str) -> str:
+    """A reason without its details, so that equal ones are counted together."""
+    return ": ".join(reason.split(": ")[:2])

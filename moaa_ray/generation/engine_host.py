@@ -1,0 +1,247 @@
+"""One engine inside a pool worker: started once, restarted when it dies or hangs, timed, counted.
+
+Deaths are told by raising EngineDiedError with the generation that died, so that any number of rows
+that were with it restart it once. What the rows do next is the worker's business (worker.py).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
+from moaa_ray.types import Answer, Completion, Failure, Message, Request
+
+_START_ATTEMPTS = 2
+_MAX_DEATHS_IN_A_ROW = 20
+_STOP_LIMIT_S = 30.0
+
+
+class EngineDiedError(Exception):
+    """Engine number `generation` of this worker is dead or hangs; `how` says which."""
+
+    def __init__(self, generation: int, how: str):
+        super().__init__(f"engine {generation} {how}")
+        self.generation = generation
+        self.how = how
+
+
+class EngineMissingError(Exception):
+    """The engine cannot be started; the message says why."""
+
+
+@dataclass
+class HostStats:
+    """What one worker's engine has done so far; times in seconds."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failures: Counter = field(default_factory=Counter)
+    busy_s: float = 0.0
+    up_s: float = 0.0
+    start_s: float = 0.0
+    deaths: int = 0
+    open_requests: int = 0
+    state: str = "waiting"
+
+
+class EngineHost:
+    """Owns the engine of one worker. All methods run on one event loop."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        *,
+        on_death: Callable[[], Awaitable[None]],
+        request_timeout_s: float,
+        hang_after_s: float,
+        keep_trying: bool,
+    ):
+        self._make_engine = make_engine
+        self._on_death = on_death
+        self._request_timeout_s = request_timeout_s
+        self._hang_after_s = hang_after_s
+        self._keep_trying = keep_trying
+        self._lock = asyncio.Lock()
+        self._engine: Engine | None = None
+        self._missing = ""
+        self._open: set[asyncio.Task] = set()
+        self._latencies_s: deque[float] = deque(maxlen=1000)
+        self._last_progress = 0.0
+        self._busy_since = 0.0
+        self._up_since = 0.0
+        self._watcher: asyncio.Task | None = None
+        self._how_it_died = ""
+        self._deaths_in_a_row = 0
+        self._stats = HostStats()
+        self.generation = 0
+
+    @property
+    def window(self) -> int:
+        """Context window of the running engine."""
+        assert self._engine is not None
+        return self._engine.window
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt, by the running engine."""
+        assert self._engine is not None
+        return self._engine.count_tokens(messages)
+
+    async def ready(self, *, after: int = 0) -> None:
+        """Wait for a living engine of a generation above `after`; a death is told before the next one starts.
+
+        Raises EngineMissingError when there will be none.
+        """
+        if self._is_up(after):
+            return
+        async with self._lock:
+            if self._is_up(after):
+                return
+            if self._missing:
+                raise EngineMissingError(self._missing)
+            if self._engine is not None:
+                await self._on_death()
+                await self._bury_engine()
+            await self._start_engine()
+
+    def _is_up(self, after: int) -> bool:
+        return self._engine is not None and not self._how_it_died and self.generation > after
+
+    async def _start_engine(self) -> None:
+        attempt = 0
+        while True:
+            attempt += 1
+            self._stats.state = "starting"
+            began = time.monotonic()
+            engine = self._make_engine()
+            try:
+                await engine.start()
+                break
+            except EngineStartError as error:
+                last, is_final = str(error), not self._keep_trying
+            except Exception as error:  # vendor libraries raise anything here; it is told, counted and bounded
+                last = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+                is_final = attempt >= _START_ATTEMPTS and not self._keep_trying
+            await _quietly_stop(engine)
+            if is_final:
+                self._stats.state = "missing"
+                self._missing = last
+                raise EngineMissingError(last)
+            self._stats.state = f"retrying: {last[:120]}"
+            await asyncio.sleep(min(60.0, 2.0**attempt))
+        self._engine = engine
+        self.generation += 1
+        self._how_it_died = ""
+        now = time.monotonic()
+        self._stats.start_s += now - began
+        self._stats.state = "up"
+        self._up_since = self._last_progress = now
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def _bury_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        assert engine is not None
+        self._stats.up_s += time.monotonic() - self._up_since
+        self._stats.deaths += 1
+        self._deaths_in_a_row += 1
+        await _quietly_stop(engine)
+        if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW:
+            self._missing = f"it {self._how_it_died} {self._deaths_in_a_row} times without one answer between"
+            self._stats.state = "missing"
+            raise EngineMissingError(self._missing)
+
+    async def answer(self, request: Request) -> Answer:
+        """The request's completion or failure. Raises EngineDiedError when the engine dies under it."""
+        generation, engine = self.generation, self._engine
+        if engine is None or self._how_it_died:
+            raise EngineDiedError(generation, self._how_it_died or "is gone")
+        task = asyncio.current_task()
+        assert task is not None
+        began = time.monotonic()
+        if not self._open:
+            self._busy_since = self._last_progress = began
+        self._open.add(task)
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                completion = await engine.generate(request)
+            answer: Answer = _with_flags(completion, request)
+        except RequestError as error:
+            answer = Failure(reason=error.reason, detail=error.detail, retryable=error.retryable)
+        except TimeoutError:
+            answer = Failure(reason="timeout", detail=f"no answer within {self._request_timeout_s:.0f} s")
+        except EngineDeadError as error:
+            self._how_it_died = "died"
+            raise EngineDiedError(generation, "died") from error
+        except asyncio.CancelledError:
+            if generation == self.generation and self._how_it_died:
+                task.uncancel()
+                raise EngineDiedError(generation, self._how_it_died) from None
+            raise
+        finally:
+            self._open.discard(task)
+            self._last_progress = time.monotonic()
+            if not self._open:
+                self._stats.busy_s += self._last_progress - self._busy_since
+        self._count(answer, self._last_progress - began)
+        return answer
+
+    def _count(self, answer: Answer, latency_s: float) -> None:
+        self._stats.calls += 1
+        if isinstance(answer, Completion):
+            self._deaths_in_a_row = 0
+            self._latencies_s.append(latency_s)
+            self._stats.prompt_tokens += answer.prompt_tokens
+            self._stats.completion_tokens += answer.completion_tokens
+        else:
+            self._stats.failures[answer.reason] += 1
+
+    async def _watch(self) -> None:
+        """Declare the engine hung when requests are open and none has ended for too long."""
+        while True:
+            limit_s = self.hang_limit_s()
+            await asyncio.sleep(min(5.0, limit_s / 4))
+            silent_s = time.monotonic() - self._last_progress
+            if self._open and self._engine is not None and not self._how_it_died and silent_s > limit_s:
+                self._how_it_died = f"hung: nothing answered for {silent_s:.0f} s"
+                for task in list(self._open):
+                    task.cancel()
+
+    def hang_limit_s(self) -> float:
+        """Three times the 99th percentile of this engine's own latencies, and at least hang_after_s."""
+        if len(self._latencies_s) < 20:
+            return max(self._hang_after_s, min(self._request_timeout_s, 10 * self._hang_after_s))
+        p99 = sorted(self._latencies_s)[int(len(self._latencies_s) * 0.99)]
+        return max(self._hang_after_s, 3 * p99)
+
+    def stats(self) -> HostStats:
+        """A copy of the counters, brought up to now."""
+        now = time.monotonic()
+        stats = HostStats(**{**self._stats.__dict__, "failures": Counter(self._stats.failures)})
+        stats.open_requests = len(self._open)
+        stats.busy_s += now - self._busy_since if self._open else 0.0
+        stats.up_s += now - self._up_since if self._engine is not None else 0.0
+        return stats
+
+    async def stop(self) -> None:
+        """Stop the engine for good."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await _quietly_stop(engine)
+
+
+def _with_flags(completion: Completion, request: Request) -> Completion:
+    if not request.flags:
+        return completion
+    return Completion(**{**completion.__dict__, "flags": (*request.flags, *completion.flags)})
+
+
+async def _quietly_stop(engine: Engine) -> None:
+    """Stop an engine that may be broken in any way; what it raises tells nothing new."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(engine.stop(), _STOP_LIMIT_S)

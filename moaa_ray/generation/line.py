@@ -1,0 +1,148 @@
+"""One phase as one linear Ray Data plan: tickets -> admit -> pool -> pool -> ... -> commit.
+
+No fan-out, no join, no barrier: every pool works on different blocks at the same time, and a block
+carries all its answers along. This file only arranges; the work is in worker.py and ends.py.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from moaa_ray.core.admission import WorkBlock
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.errors import StageError
+from moaa_ray.generation.coordinator import Coordinator
+from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
+from moaa_ray.generation.worker import PassWorker, PoolWork
+
+_MAX_CALLS_PER_END = 16
+_NO_PROGRESS_LIMIT_S = 6 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pool of the line: its work, how many workers, and what each of them takes of the cluster."""
+
+    work: PoolWork
+    min_replicas: int
+    max_replicas: int
+    num_cpus: float
+    num_gpus: int
+    spans_nodes: bool
+    blocks_in_flight: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One phase: all passes of the stage, the pools that run now, and where its blocks are committed."""
+
+    run_uri: str
+    stage: str
+    epoch: int
+    passes: tuple[MixturePass, ...]
+    pools: tuple[Pool, ...]
+    num_done: int
+    """Passes that are done when a block of this phase is committed."""
+    num_credits: int
+    block_rows: int
+    num_tickets: int
+    max_failed: int
+    start_timeout_s: float
+
+
+def start_coordinator(line: Line, blocks: Sequence[WorkBlock]):
+    """The phase's coordinator actor, on the driver's own node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote = ray.remote(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)(Coordinator)
+    return remote.remote(
+        list(blocks),
+        pool_names=[pool.work.name for pool in line.pools],
+        num_credits=line.num_credits,
+        block_rows=line.block_rows,
+        max_failed=line.max_failed,
+    )
+
+
+def run_line(line: Line, coordinator) -> Iterator[int]:
+    """Run the phase; yields the number of rows of each block as it is committed."""
+    context = ray.data.DataContext.get_current().copy()
+    context.wait_for_min_actors_s = int(line.start_timeout_s)
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
+    with ray.data.DataContext.current(context):
+        tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in range(line.num_tickets)]
+        data = ray.data.from_arrow(tickets)
+        data = _end(data, Admit, (line.run_uri, line.passes, coordinator))
+        for pool in line.pools:
+            data = _through(data, pool, coordinator)
+        data = _end(data, Commit, (line.run_uri, line.stage, line.epoch, line.passes, line.num_done, coordinator))
+        try:
+            for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield sum(batch.column("rows").to_pylist())
+        except GetTimeoutError as error:
+            raise StageError(_who_waits(line, coordinator)) from error
+
+
+def _end(data, cls, args: tuple):
+    return data.map_batches(
+        cls,
+        fn_constructor_args=args,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(
+            size=1,
+            max_tasks_in_flight_per_actor=2 * _MAX_CALLS_PER_END,
+            max_concurrent_calls_per_actor=_MAX_CALLS_PER_END,
+        ),
+        num_cpus=0,
+    )
+
+
+def _through(data, pool: Pool, coordinator):
+    resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
+    if pool.spans_nodes:
+        resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
+    return data.map_batches(
+        PassWorker,
+        fn_constructor_args=(pool.work, coordinator),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_replicas,
+            max_size=pool.max_replicas,
+            max_tasks_in_flight_per_actor=pool.blocks_in_flight + 2,
+            max_concurrent_calls_per_actor=pool.blocks_in_flight,
+        ),
+        **resources,
+    )
+
+
+def _over_nodes(pool: Pool) -> dict:
+    """Ray arguments of a worker whose engine spreads over nodes: a placement group of one bundle per GPU."""
+    group = placement_group([{"GPU": 1, "CPU": 1}] * pool.num_gpus, strategy="PACK")
+    return {
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
+        )
+    }
+
+
+def _who_waits(line: Line, coordinator) -> str:
+    snapshot = ray.get(coordinator.snapshot.remote())
+    free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+    total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+    wants = "; ".join(
+        f"{pool.work.name}: {pool.min_replicas} x (CPU {pool.num_cpus:g}, GPU {pool.num_gpus})"
+        for pool, known in zip(line.pools, snapshot.pools, strict=True)
+        if known.num_workers < pool.min_replicas
+    )
+    return (
+        f"pools that could not get their resources within {line.start_timeout_s:.0f} s: {wants}; the cluster has "
+        f"{total}, free {free}. Wait for other jobs to end, give fewer replicas, or raise ray.start_timeout_s"
+    )

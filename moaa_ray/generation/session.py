@@ -1,0 +1,60 @@
+"""The only place that calls ray.init, and the settings of Ray Data that every stage runs with."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.recipe import RayConfig
+
+_SPARE_CPU_SLOTS = 4
+"""Logical CPUs of a local cluster beyond the pools', so that Ray's own tasks never wait for a pool to end."""
+
+
+@contextmanager
+def session(config: RayConfig, *, cpu_slots: float) -> Iterator[None]:
+    """A connection to Ray for the time of the block; a cluster that was started here is stopped again.
+
+    Args: cpu_slots, the CPU slots that the pools take; a local cluster gets at least that many.
+    """
+    if ray.is_initialized():
+        _tame_logs()
+        yield
+        return
+    address = config.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    options = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        wanted = int(cpu_slots) + _SPARE_CPU_SLOTS
+        options |= {"num_cpus": config.num_cpus or max(os.cpu_count() or 1, wanted), "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"ray.address = {config.address}: no Ray cluster answers there ({error}); start one, give its address, "
+            "or set ray.address=local"
+        ) from error
+    _tame_logs()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def log_folder() -> str:
+    """Where Ray and the engines write their own logs on the head node."""
+    return os.path.join(ray.get_runtime_context().get_temp_dir(), "session_latest", "logs")
+
+
+def _tame_logs() -> None:
+    """Ray Data's running commentary goes to its log file only."""
+    for name in ("ray.data", "ray.data._internal", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
