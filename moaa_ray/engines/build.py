@@ -1,0 +1,29 @@
+"""From a model of the recipe to its engine; the one place that knows all engines."""
+
+from typing import assert_never
+
+from moaa_ray.engines.base import Engine
+from moaa_ray.recipe_models import FakeModel, OpenaiModel, VllmModel
+
+
+def build_engine(config: VllmModel | OpenaiModel | FakeModel, *, on_gpu: bool = False, share: float = 1.0) -> Engine:
+    """The engine of a model, not started. Engines are imported when asked for, so that one needs not all libraries.
+
+    Args: on_gpu: whether this worker was given GPUs (vllm); share: this worker's part of the endpoint's
+    requests_per_minute, 1 / replicas (openai).
+    """
+    match config:
+        case VllmModel():
+            from moaa_ray.engines.vllm import VllmEngine
+
+            return VllmEngine(config, on_gpu=on_gpu)
+        case OpenaiModel():
+            from moaa_ray.engines.openai import OpenaiEngine
+
+            return OpenaiEngine(config, share=share)
+        case FakeModel():
+            from moaa_ray.engines.fake import FakeEngine
+
+            return FakeEngine(config)
+        case _:
+            assert_never(config)
