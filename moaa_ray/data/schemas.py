@@ -85,11 +85,10 @@ FAILURES = _schema(
 
 
 def work_schema(pass_names: Sequence[str]) -> pa.Schema:
-    """Rows in flight: the row, its place in the published order, and one column of answers per pass."""
+    """Rows in flight: the row, and one column of answers per pass."""
     fields = [
         ("id", pa.string()),
         ("source", pa.string()),
-        ("position", pa.int64()),
         ("status", pa.string()),
         ("reason", pa.string()),
         ("flags", pa.list_(pa.string())),
@@ -175,7 +174,7 @@ def answer_from(record: Record) -> Answer:
     )
 
 
-def row_record(row: Row, position: int, *, pass_names: Sequence[str]) -> Record:
+def row_record(row: Row, *, pass_names: Sequence[str]) -> Record:
     """The work_schema(pass_names) record of a row; a pass that has not answered is null.
 
     Answers of other passes must not get lost, so one that has no column is an error of ours.
@@ -186,7 +185,6 @@ def row_record(row: Row, position: int, *, pass_names: Sequence[str]) -> Record:
     return {
         "id": row.id,
         "source": row.source,
-        "position": position,
         "status": row.status,
         "reason": row.reason,
         "flags": list(row.flags),
@@ -199,7 +197,7 @@ def row_record(row: Row, position: int, *, pass_names: Sequence[str]) -> Record:
 
 
 def row_from(record: Record) -> Row:
-    """The row of a work record; its position stays in the record."""
+    """The row of a work record."""
     answers = {
         name.removeprefix(ANSWER_PREFIX): tuple(answer_from(one) for one in value)
         for name, value in record.items()

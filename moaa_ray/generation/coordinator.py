@@ -90,9 +90,7 @@ class Coordinator:
                     return block
                 await self._changed.wait()
 
-    async def committed(
-        self, key: str, turn: int, coming: list[RowRef], statuses: Counter, reasons: Counter
-    ) -> None:
+    async def committed(self, key: str, turn: int, coming: list[RowRef], statuses: Counter, reasons: Counter) -> None:
         """A block is durable: count it, give its credit back, queue its rows that have turns to come."""
         async with self._changed:
             if not self._admission.is_committed(key):
@@ -132,9 +130,7 @@ class Coordinator:
             state.past.append(before.stats)
             if before.open_ids:
                 blameless = await asyncio.to_thread(is_blameless_death, before.node_id, before.worker_id)
-                state.suspects.died(
-                    list(before.open_ids), is_blamed=not blameless, in_isolation=before.is_isolating
-                )
+                state.suspects.died(list(before.open_ids), is_blamed=not blameless, in_isolation=before.is_isolating)
         incarnation = before.incarnation + 1 if before else 1
         state.workers[worker] = WorkerState(node_id=node_id, worker_id=worker_id, incarnation=incarnation)
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pyarrow as pa
 
@@ -34,9 +33,8 @@ class Admit:
         return await asyncio.to_thread(self._read, block.key, block.refs)
 
     def _read(self, key: str, refs: Sequence[RowRef]) -> pa.Table:
-        store = open_store(self._run_uri)
         work = self._schema.remove(self._schema.get_field_index(BLOCK_COLUMN))
-        rows = pa.concat_tables(commit.read_rows(store, refs, batch_rows=len(refs))).cast(work)
+        (rows,) = commit.read_rows(open_store(self._run_uri), refs, batch_rows=len(refs), schema=work)
         if "failed" in rows.column("status").to_pylist():
             records = rows.to_pylist()
             ready = [_record(reopen(schemas.row_from(r), self._passes), self._passes) for r in records]
@@ -47,9 +45,7 @@ class Admit:
 class Commit:
     """Block -> file: closes the turn where the line ends here, writes the block, gives its credit back."""
 
-    def __init__(
-        self, run_uri: str, stage: str, epoch: int, passes: Sequence[MixturePass], num_done: int, coordinator
-    ):
+    def __init__(self, run_uri: str, stage: str, epoch: int, passes: Sequence[MixturePass], num_done: int, coordinator):
         self._run_uri = run_uri
         self._stage = stage
         self._epoch = epoch

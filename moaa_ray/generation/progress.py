@@ -130,7 +130,9 @@ def diagnosis(snapshot: Snapshot) -> str:
     for pool in snapshot.pools:
         open_requests = sum(stats.open_requests for stats in pool.stats)
         told.append(f"{pool.name}: {pool_state(pool)}, {open_requests} requests open, last row {pool.idle_s:.0f} s ago")
-    return f"{snapshot.num_blocks_in_line} blocks ({snapshot.num_rows_in_line} rows) are in the line; " + "; ".join(told)
+    return f"{snapshot.num_blocks_in_line} blocks ({snapshot.num_rows_in_line} rows) are in the line; " + "; ".join(
+        told
+    )
 
 
 def duration(seconds: float) -> str:

@@ -15,14 +15,14 @@ _SPARE_CPU_SLOTS = 4
 
 
 @contextmanager
-def session(config: RayConfig, *, cpu_slots: float) -> Iterator[None]:
-    """A connection to Ray for the time of the block; a cluster that was started here is stopped again.
+def session(config: RayConfig, *, cpu_slots: float) -> Iterator[bool]:
+    """A connection to Ray for the time of the block; yields whether it is a cluster started here, stopped at the end.
 
     Args: cpu_slots, the CPU slots that the pools take; a local cluster gets at least that many.
     """
     if ray.is_initialized():
         _tame_logs()
-        yield
+        yield False
         return
     address = config.address
     if address == "auto":
@@ -41,7 +41,7 @@ def session(config: RayConfig, *, cpu_slots: float) -> Iterator[None]:
         ) from error
     _tame_logs()
     try:
-        yield
+        yield address == "local"
     finally:
         ray.shutdown()
 

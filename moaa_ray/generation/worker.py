@@ -95,7 +95,8 @@ class PassWorker:
                     done |= await self._run([rows[row_id] for row_id in group])
                 left = self._settle(rows, done, await self._tell("sort_rows", left))
         except EngineMissingError as error:
-            done |= {row_id: await self._without_engine(row, error) for row_id, row in rows.items() if row_id not in done}
+            for row_id in rows.keys() - done.keys():
+                done[row_id] = await self._without_engine(rows[row_id], error)
         return done
 
     def _settle(self, rows: dict[str, Row], done: dict[str, Row], sorting: Sorting) -> list[str]:

@@ -1,0 +1,103 @@
+"""From the plan and the recipe to the pools of one phase on the present cluster."""
+
+import functools
+import math
+import os
+
+import ray
+
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.packing_gpus import Cluster, Node
+from moaa_ray.core.planning import Phase, PlannedPool
+from moaa_ray.engines.build import build_engine
+from moaa_ray.generation.line import Pool
+from moaa_ray.generation.worker import PoolWork
+from moaa_ray.loading import LoadedRecipe, resolve_path
+from moaa_ray.recipe import Recipe
+from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
+
+_SERVICE_CPUS = 2
+_BACKOFF_S, _PAUSES_S = 30.0, 1200.0
+
+
+def slots_wanted(recipe: Recipe) -> float:
+    """CPU slots that a local cluster needs for the least engines of every model, admission and commit included."""
+    used = {slot.model for layer in recipe.mixture.layers for slot in layer.proposers} | {
+        recipe.mixture.aggregator.model
+    }
+    return _SERVICE_CPUS + sum(_least_replicas(recipe.models[name]) * recipe.models[name].num_cpus for name in used)
+
+
+def _least_replicas(model: Model) -> int:
+    if isinstance(model.replicas, ReplicaRange):
+        return model.replicas.min
+    return model.replicas if isinstance(model.replicas, int) else 1
+
+
+def ray_cluster(recipe: Recipe, *, is_local: bool) -> Cluster:
+    """The nodes of the connected cluster.
+
+    A local cluster has more logical CPU slots than CPUs, for the sake of Ray's own tasks; the planner
+    is told what the machine has, or what the least engines take where that is more.
+    """
+    nodes = []
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        found = node["Resources"]
+        kinds = [key.split(":")[1] for key in found if key.startswith("accelerator_type:")]
+        cpus = found.get("CPU", 0.0)
+        if is_local:
+            cpus = min(cpus, max(float(os.cpu_count() or 1), slots_wanted(recipe)))
+        nodes.append(Node(num_gpus=int(found.get("GPU", 0)), num_cpus=cpus, gpu=kinds[0] if kinds else ""))
+    return Cluster(nodes=tuple(nodes))
+
+
+def line_pools(loaded: LoadedRecipe, phase: Phase, passes: tuple[MixturePass, ...], cluster: Cluster) -> list[Pool]:
+    """The pools of one phase, in line order."""
+    return [_pool(loaded, planned, passes, cluster) for planned in phase.pools]
+
+
+def _pool(loaded: LoadedRecipe, planned: PlannedPool, passes: tuple[MixturePass, ...], cluster: Cluster) -> Pool:
+    recipe, spec = loaded.recipe, planned.spec
+    model = _with_absolute_paths(recipe.models[spec.engine], loaded)
+    on_gpu = spec.num_gpus > 0
+    work = PoolWork(
+        name=spec.name,
+        passes=tuple(p for p in passes if p.name in spec.passes),
+        make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / planned.replicas),
+        request_timeout_s=_whole_request_s(model),
+        hang_after_s=math.inf if model.engine == "openai" else recipe.generate.hang_after_s,
+        on_missing=recipe.generate.on_missing_proposer,
+    )
+    most = model.replicas.max if isinstance(model.replicas, ReplicaRange) else planned.replicas
+    return Pool(
+        work=work,
+        min_replicas=planned.replicas,
+        max_replicas=max(most, planned.replicas),
+        num_cpus=model.num_cpus,
+        num_gpus=spec.num_gpus,
+        spans_nodes=spec.num_gpus > max(cluster.largest_node, 1),
+        blocks_in_flight=planned.blocks_in_flight,
+    )
+
+
+def _whole_request_s(model: Model) -> float:
+    """Seconds after which a request has failed. An endpoint's engine bounds each attempt and its pauses itself."""
+    if model.engine != "openai":
+        return model.request_timeout_s
+    return model.max_attempts * (model.request_timeout_s + _BACKOFF_S) + _PAUSES_S
+
+
+def _with_absolute_paths(model: Model, loaded: LoadedRecipe) -> Model:
+    """The model with local folders as the workers find them: their working directory is another one."""
+    if not isinstance(model, VllmModel):
+        return model
+    base = loaded.base_dir
+    folder = resolve_path(base, model.model)
+    is_local = model.model.startswith((".", "/", "~")) or os.path.isdir(folder)
+    changed = {"model": folder} if is_local else {}
+    for name in ("lora", "chat_template"):
+        if value := getattr(model, name):
+            changed[name] = resolve_path(base, value)
+    return model.model_copy(update=changed)

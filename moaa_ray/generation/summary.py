@@ -1,0 +1,96 @@
+"""What a stage did, as facts for summary.json and as a short table for people."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from moaa_ray.generation.coordinator import PoolSnapshot
+from moaa_ray.generation.progress import busy_fraction, duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSummary:
+    """One pool over the whole session; seconds are summed over its engines."""
+
+    name: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float
+    busy_fraction: float
+    engine_s: float
+    gpu_s: float
+    deaths: int
+    failures: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The generate stage: every prompt accounted for, and what this session did."""
+
+    run_dir: str
+    num_prompts: int
+    statuses: Mapping[str, int]
+    """Rows by final status; rows dropped while reading the prompts are among the dropped."""
+    dropped: Mapping[str, int]
+    """Dropped rows by rule."""
+    failures: Mapping[str, int]
+    """Failed and quarantined rows by reason."""
+    flags: Mapping[str, int]
+    pools: Sequence[PoolSummary] = field(default_factory=list)
+    seconds: float = 0.0
+    rows_done_now: int = 0
+    rows_redone: int = 0
+    max_blocks_in_line: int = 0
+
+    @property
+    def is_conserved(self) -> bool:
+        """Rows in = ok + failed + quarantined + dropped, by counting both sides."""
+        return self.num_prompts == sum(self.statuses.values())
+
+
+def pool_summary(pool: PoolSnapshot, *, num_gpus: int) -> PoolSummary:
+    """The facts of one pool. num_gpus is what one engine holds."""
+    stats = pool.stats
+    up_s = sum(s.up_s for s in stats)
+    tokens = sum(s.completion_tokens for s in stats)
+    engine_s = up_s + sum(s.start_s for s in stats)
+    failures: Counter = Counter()
+    for s in stats:
+        failures.update(s.failures)
+    return PoolSummary(
+        name=pool.name,
+        calls=sum(s.calls for s in stats),
+        prompt_tokens=sum(s.prompt_tokens for s in stats),
+        completion_tokens=tokens,
+        tokens_per_s=tokens / max(1e-9, sum(s.busy_s for s in stats)),
+        busy_fraction=busy_fraction(pool),
+        engine_s=engine_s,
+        gpu_s=engine_s * num_gpus,
+        deaths=sum(s.deaths for s in stats) + pool.worker_deaths,
+        failures=dict(failures),
+    )
+
+
+def render(summary: Summary) -> str:
+    """The summary as plain text of at most 100 columns."""
+    counts = ", ".join(f"{n:,} {status}" for status, n in summary.statuses.items() if n)
+    equal = "=" if summary.is_conserved else "DOES NOT EQUAL"
+    lines = [f"{summary.num_prompts:,} prompts {equal} {counts or 'none'}   ({duration(summary.seconds)})"]
+    for title, counted in (("dropped", summary.dropped), ("failed", summary.failures), ("flags", summary.flags)):
+        if counted:
+            lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
+    if summary.pools:
+        lines.append(
+            f"  {'pool':<22}{'calls':>8}{'tokens in':>12}{'tokens out':>12}{'tok/s':>8}{'busy':>6}"
+            f"{'engine':>8}{'GPU-s':>8}  failures"
+        )
+    for p in summary.pools:
+        failed = ", ".join(f"{reason} {n}" for reason, n in p.failures.items())
+        deaths = f"{p.deaths} engine deaths" if p.deaths else ""
+        trouble = "; ".join(text for text in (failed, deaths) if text)
+        lines.append(
+            f"  {p.name:<22}{p.calls:>8,}{p.prompt_tokens:>12,}{p.completion_tokens:>12,}{p.tokens_per_s:>8,.0f}"
+            f"{p.busy_fraction:>6.0%}{duration(p.engine_s):>8}{p.gpu_s:>8,.0f}  {trouble}"
+        )
+    return "\n".join(lines)

