@@ -6,11 +6,11 @@ The `models` section stands in recipe_models.py. Nothing here imports Ray, torch
 """
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from moaa_ray.recipe_models import Config, Execution, Model
+from moaa_ray.recipe_models import NAME, Config, Execution, Model, Name
 
 
 class ColumnsConfig(Config):
@@ -31,16 +31,16 @@ class ColumnsConfig(Config):
 class SourceConfig(Config):
     """One place prompts come from."""
 
-    path: str
+    path: Annotated[str, Execution]
     """A file, folder or glob pattern, local or any fsspec URI; local paths are relative to the recipe's folder."""
     name: str = ""
     """What the rows' `source` column says; empty: the file's or folder's name."""
-    format: Literal["auto", "jsonl", "csv", "parquet", "hf"] = "auto"
+    format: Annotated[Literal["auto", "jsonl", "csv", "parquet", "hf"], Execution] = "auto"
     """File format; auto goes by the suffix, and a folder written by `datasets` is hf."""
     columns: ColumnsConfig = ColumnsConfig()
-    limit: int | None = Field(default=None, ge=1)
+    limit: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Take only the first so many rows."""
-    sample: int | None = Field(default=None, ge=1)
+    sample: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Take so many rows at random, by the run's seed; after limit."""
     turns: Literal["all", "last"] = "all"
     """all: answer every user turn anew, one after the other; last: keep the dataset's history, answer the last turn."""
@@ -63,7 +63,7 @@ class SlotConfig(Config):
 
     model: str
     """A name under `models`."""
-    name: str = ""
+    name: str = Field(default="", pattern=rf"^({NAME})?$", max_length=100)
     """What provenance calls this slot; empty: the model's name."""
     max_tokens: int = Field(default=2048, ge=1)
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -73,6 +73,11 @@ class SlotConfig(Config):
     min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0)
     stop: tuple[str, ...] = ()
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_tuple(cls, stop: object) -> object:
+        return tuple(stop) if isinstance(stop, list) else stop
 
     @property
     def label(self) -> str:
@@ -85,6 +90,15 @@ class ProposerConfig(SlotConfig):
 
     num_samples: int = Field(default=1, ge=1, le=64)
     """Completions of this slot per row, each with its own seed: Self-MoA is one slot with several."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.temperature == 0 and self.num_samples > 1:
+            raise ValueError(
+                f"temperature = 0 with num_samples = {self.num_samples}: all samples would be equal; "
+                "raise temperature, e.g. to 0.7, or set num_samples to 1"
+            )
+        return self
 
 
 class LayerConfig(Config):
@@ -102,6 +116,11 @@ class LayerConfig(Config):
         if twice:
             raise ValueError(f"two proposers of one layer are called {twice[0]!r}; give each its own `name`")
         return slots
+
+    @property
+    def num_proposals(self) -> int:
+        """Completions per row that the next layer reads."""
+        return sum(slot.num_samples for slot in self.proposers)
 
 
 class MixtureConfig(Config):
@@ -121,6 +140,16 @@ class MixtureConfig(Config):
     """Also store the aggregator's own direct answer; it is never shown to it as a proposal."""
     drop_truncated: bool = False
     """Drop rows whose synthesised answer ended at max_tokens, instead of only flagging them."""
+
+    @model_validator(mode="after")
+    def _enough_proposals(self) -> Self:
+        for i, layer in enumerate(self.layers):
+            if self.min_proposals > layer.num_proposals:
+                raise ValueError(
+                    f"min_proposals = {self.min_proposals}: above the {layer.num_proposals} proposals that layers.{i} "
+                    f"gives, so every row would fail; set it to {layer.num_proposals} or less, or add proposers"
+                )
+        return self
 
     @property
     def depth(self) -> int:
@@ -147,6 +176,8 @@ class GenerateConfig(Config):
     """Rows per published Parquet file."""
     warn_after_s: Annotated[float, Execution] = Field(default=60.0, gt=0)
     """Say which pool waits on what when nothing has moved for this long."""
+    hang_after_s: Annotated[float, Execution] = Field(default=60.0, gt=0)
+    """An engine with open requests that answers none for this long (or 3 x its 99th percentile) is restarted."""
 
 
 class RayConfig(Config):
@@ -156,6 +187,8 @@ class RayConfig(Config):
     """auto: the cluster this process belongs to (RAY_ADDRESS), else a local one; local: always a local one."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of a local cluster; unset: what the machine has, but at least what the plan needs."""
+    start_timeout_s: float = Field(default=50.0, gt=0)
+    """How long a pool may wait for its GPUs and CPUs; raise it on clusters that add nodes on demand."""
 
 
 class PlanConfig(Config):
@@ -172,12 +205,12 @@ class PlanConfig(Config):
 class Recipe(Config):
     """One run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: Annotated[Name, Execution]
     run_dir: Annotated[str, Execution] = ""
     """Where everything is written, any fsspec URI; empty: runs/<name>."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     prompts: PromptsConfig
-    models: dict[str, Model] = Field(min_length=1)
+    models: dict[Name, Model] = Field(min_length=1)
     mixture: MixtureConfig
     generate: GenerateConfig = GenerateConfig()
     ray: Annotated[RayConfig, Execution] = RayConfig()

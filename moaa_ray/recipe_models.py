@@ -8,6 +8,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
+"""What may become a column, a file or a folder name."""
+
+Fault = Literal["error", "flaky", "refuse", "hang", "dead", "exit", "empty", "long", "start_fails"]
+
 
 class Execution:
     """Marker for fields that change how rows are made but not their content."""
@@ -93,9 +99,15 @@ class VllmModel(ModelConfig):
         }  # fmt: skip
         for key in args:
             if key in own:
-                raise ValueError(f"engine_args.{key} is the field {own[key]} of the model; set that instead")
+                raise ValueError(f"{key} is the field {own[key]} of the model; set that instead")
             if key in ("trust_remote_code", "hf_overrides", "worker_cls", "worker_extension_cls", "load_format"):
-                raise ValueError(f"engine_args.{key} could run or unpickle code from a model folder; it is not offered")
+                raise ValueError(
+                    f"{key} could run or unpickle code from a model folder; it is not offered, take it out"
+                )
+            if re.search(r"token$|password|secret|api_key", key):
+                raise ValueError(
+                    f"{key} is a secret; take it out and set it in the workers' environment (e.g. HF_TOKEN)"
+                )
         return args
 
     @property
@@ -124,6 +136,15 @@ class OpenaiModel(ModelConfig):
     """Limit of the endpoint, shared by all replicas of this pool."""
     num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
 
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        if not re.match(r"https?://[^/\s]", url):
+            raise ValueError("it does not start with http:// or https:// and a host; write it as http://host:8000/v1")
+        if re.search(r"[@?#\s]", url):
+            raise ValueError("it holds a user, a query or a blank, where secrets leak; use api_key: ${NAME} instead")
+        return url
+
     @field_validator("api_key")
     @classmethod
     def _only_a_reference(cls, key: str | None) -> str | None:
@@ -148,8 +169,8 @@ class FakeModel(ModelConfig):
     """Seconds to start."""
     tokens_per_s: Annotated[float, Execution] = Field(default=0.0, ge=0)
     """Tokens per second of one engine with all its slots busy; 0: no waiting at all."""
-    faults: Annotated[dict[str, str], Execution] = {}
-    """Pattern in the last user turn: what happens (error, refuse, hang, dead, exit, empty, long, start_fails)."""
+    faults: Annotated[dict[str, Fault], Execution] = {}
+    """Pattern in the last user turn: what happens."""
     num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
 
 

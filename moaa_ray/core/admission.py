@@ -52,8 +52,8 @@ class Admission:
             return self._in_line[ticket]
         if self._is_stopped or self.num_in_line >= self._num_credits:
             return None
-        if not self._queue:
-            self._queue_coming()
+        if not self._queue and 2 * self.num_in_line <= self._num_credits:
+            self._queue_coming()  # not before: rows that come a moment later make fuller blocks
         if not self._queue:
             return None
         block = self._queue.popleft()
@@ -72,7 +72,10 @@ class Admission:
         if coming:
             self._coming.setdefault(turn, []).extend(coming)
             if len(self._coming[turn]) >= self._block_rows:
-                full, self._coming[turn] = self._coming[turn][: self._block_rows], self._coming[turn][self._block_rows :]
+                full, self._coming[turn] = (
+                    self._coming[turn][: self._block_rows],
+                    self._coming[turn][self._block_rows :],
+                )
                 self._queue_rows(turn, full)
 
     def is_committed(self, key: str) -> bool:

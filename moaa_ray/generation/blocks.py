@@ -21,6 +21,17 @@ def in_flight_schema(pass_names: Sequence[str]) -> pa.Schema:
     return schemas.work_schema(pass_names).append(pa.field(BLOCK_COLUMN, pa.string()))
 
 
+def warm_up_block(schema: pa.Schema) -> pa.Table:
+    """A block of one empty row without a key: it goes through the line ahead of all others and wakes every engine."""
+    nothing = {BLOCK_COLUMN: "", "status": "dropped"}
+    return pa.table([pa.array([nothing.get(field.name)], field.type) for field in schema], schema=schema)
+
+
+def key_of(block: pa.Table) -> str:
+    """The block's key; empty for a warm-up."""
+    return block.column(BLOCK_COLUMN)[0].as_py()
+
+
 def rows_for_passes(block: pa.Table, pass_names: Sequence[str]) -> list[Row]:
     """Rows with what passes look at: the conversation, the state, and the answers of the passes named."""
     columns = {name: block.column(name).to_pylist() for name in _READ_BY_PASSES}

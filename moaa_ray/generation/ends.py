@@ -11,14 +11,17 @@ from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.turns import close_turn, reopen
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.store import open_store
-from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema
+from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema, key_of, warm_up_block
 from moaa_ray.types import Row
 
 TICKET_COLUMN = "ticket"
 
 
 class Admit:
-    """Ticket -> block: waits for a credit, then reads the block's rows and makes them ready to be asked."""
+    """Ticket -> block: waits for a credit, then reads the block's rows and makes them ready to be asked.
+
+    Negative tickets give warm-up blocks.
+    """
 
     def __init__(self, run_uri: str, passes: Sequence[MixturePass], coordinator):
         self._run_uri = run_uri
@@ -27,7 +30,10 @@ class Admit:
         self._schema = in_flight_schema([p.name for p in passes])
 
     async def __call__(self, ticket: pa.Table) -> pa.Table:
-        block = await self._coordinator.next_block.remote(ticket.column(TICKET_COLUMN)[0].as_py())
+        number = ticket.column(TICKET_COLUMN)[0].as_py()
+        if number < 0:
+            return warm_up_block(self._schema)
+        block = await self._coordinator.next_block.remote(number)
         if block is None:
             return self._schema.empty_table()
         return await asyncio.to_thread(self._read, block.key, block.refs)
@@ -55,9 +61,9 @@ class Commit:
         self._work = schemas.work_schema([p.name for p in passes])
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        if block.num_rows == 0:
+        key = key_of(block)
+        if not key:
             return pa.table({"rows": pa.array([0], pa.int64())})
-        key = block.column(BLOCK_COLUMN)[0].as_py()
         turn, coming, statuses, reasons = await asyncio.to_thread(self._write, key, block)
         await self._coordinator.committed.remote(key, turn + 1, coming, statuses, reasons)
         return pa.table({"rows": pa.array([block.num_rows], pa.int64())})

@@ -74,7 +74,9 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
     context.wait_for_min_actors_s = int(line.start_timeout_s)
     context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
     with ray.data.DataContext.current(context):
-        tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in range(line.num_tickets)]
+        num_warm_ups = 2 * max(pool.min_replicas for pool in line.pools)
+        numbers = range(-num_warm_ups, line.num_tickets)
+        tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in numbers]
         data = ray.data.from_arrow(tickets)
         data = _end(data, Admit, (line.run_uri, line.passes, coordinator))
         for pool in line.pools:

@@ -12,7 +12,7 @@ from moaa_ray.core.planning import Phase, PlannedPool
 from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
-from moaa_ray.loading import LoadedRecipe, resolve_path
+from moaa_ray.loading import LoadedRecipe, resolve_model, resolve_path
 from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
 
@@ -94,9 +94,7 @@ def _with_absolute_paths(model: Model, loaded: LoadedRecipe) -> Model:
     if not isinstance(model, VllmModel):
         return model
     base = loaded.base_dir
-    folder = resolve_path(base, model.model)
-    is_local = model.model.startswith((".", "/", "~")) or os.path.isdir(folder)
-    changed = {"model": folder} if is_local else {}
+    changed = {"model": resolve_model(base, model.model)}
     for name in ("lora", "chat_template"):
         if value := getattr(model, name):
             changed[name] = resolve_path(base, value)

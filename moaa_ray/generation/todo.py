@@ -81,14 +81,14 @@ def next_steps(
     failed: list[RowRef] = []
     for row_id in order:
         latest = statuses.get(row_id)
-        if latest is None or latest.status not in ("open", "failed"):
+        if latest is None or latest[2] not in ("open", "failed"):
             continue
-        file, ref = latest.file, (latest.file.path, latest.row)
-        is_closed = latest.status == "open" and file.phase == len(passes)
+        file, row, status = latest
+        is_closed = status == "open" and file.phase == len(passes)
         turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
-        steps[row_id] = Step(ref=ref, turn=turn, first_pass=first_pass)
-        if latest.status == "failed":
-            failed.append(ref)
+        steps[row_id] = Step(ref=(file.path, row), turn=turn, first_pass=first_pass)
+        if status == "failed":
+            failed.append((file.path, row))
     for table in commit.read_rows(store, failed, batch_rows=1024):
         for record in table.to_pylist():
             row = reopen(schemas.row_from(record), passes)

@@ -16,7 +16,7 @@ from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.passes import CannotAskError, Room
 from moaa_ray.core.suspects import MAX_ATTEMPTS, Sorting
 from moaa_ray.engines.base import Engine
-from moaa_ray.generation.blocks import rows_for_passes, with_answers
+from moaa_ray.generation.blocks import key_of, rows_for_passes, with_answers
 from moaa_ray.generation.engine_host import EngineDiedError, EngineHost, EngineMissingError
 from moaa_ray.generation.gate import Gate
 from moaa_ray.types import Answer, Failure, Row
@@ -56,10 +56,10 @@ class PassWorker:
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """The same rows, each with this pool's answers. Several calls run at once."""
-        if block.num_rows == 0:
-            return block
         if self._joining is None:
             self._joining = asyncio.create_task(self._join())
+        if not key_of(block):
+            return block
         await asyncio.shield(self._joining)
         names = {p.name: None for p in self._work.passes} | {n: None for p in self._work.passes for n in p.reads}
         rows = rows_for_passes(block, list(names))
@@ -70,6 +70,7 @@ class PassWorker:
         context = ray.get_runtime_context()
         await self._tell("join", self._me, context.get_node_id(), context.get_worker_id())
         self._reporter = asyncio.create_task(self._report())
+        self._warm_up = asyncio.create_task(self._host.ready())
 
     async def _report(self) -> None:
         while True:

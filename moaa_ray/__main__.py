@@ -1,0 +1,5 @@
+"""`python -m moaa_ray` is the command `moaa`."""
+
+from moaa_ray.cli import main
+
+main()

@@ -1,0 +1,91 @@
+"""The command `moaa`: plan, generate, demo. Every error of ours is one message and a non-zero exit code."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from moaa_ray.errors import MoaaError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Mixture of Agents Alignment on Ray: prompts in, better training data and a better model out.",
+)
+_DEMO = Path(__file__).parent.parent / "jobs" / "demo.yaml"
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, one YAML file for one run; see jobs/ for some that work.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, e.g. mixture.aggregator.temperature=0.3"),
+]
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str, typer.Option(help="A cluster shape, e.g. gpus=8,gpu=H100,cpus=64; needs neither GPU nor Ray.")
+    ] = "",
+    rows: Annotated[int, typer.Option(help="Plan for so many prompts instead of counting them.", min=0)] = 0,
+) -> None:
+    """Say what a run would do: pools, replicas, phases, tokens, hours and cost, or exactly why it cannot run."""
+    from moaa_ray.loading import load_recipe
+    from moaa_ray.planner import plan_for_cli
+
+    typer.echo(plan_for_cli(load_recipe(recipe, overrides or []), cluster=cluster, num_rows=rows))
+
+
+@app.command()
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    allow_changes: Annotated[
+        bool, typer.Option(help="Go on with a run although the recipe changed in what makes rows; it is recorded.")
+    ] = False,
+) -> None:
+    """Turn prompts into mixture-of-agents data in RUN/sft. Run it again after a kill and it goes on."""
+    from moaa_ray.generation.stage import generate as run_stage
+    from moaa_ray.generation.summary import render
+    from moaa_ray.loading import load_recipe
+
+    summary = run_stage(load_recipe(recipe, overrides or []), allow_changes=allow_changes)
+    typer.echo(render(summary))
+    typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """Make four tiny models and run three proposers and an aggregator on this machine's CPUs, on real vLLM."""
+    from moaa_ray.demo import prepare_demo, sample_rows
+    from moaa_ray.generation.stage import generate as run_stage
+    from moaa_ray.generation.summary import render
+
+    typer.echo("making four tiny models (real Hugging Face folders; they babble) ...")
+    loaded = prepare_demo(_DEMO, overrides or [])
+    typer.echo("starting Ray and four vLLM engines on the CPU; the first rows come after about a minute ...")
+    summary = run_stage(loaded)
+    typer.echo(sample_rows(summary.run_dir))
+    typer.echo("")
+    typer.echo(render(summary))
+    typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 2 recipe, 3 data, 4 stage, 5 another driver took over, 130 interrupted."""
+    try:
+        app(standalone_mode=True)
+    except MoaaError as error:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"moaa: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("moaa: interrupted; what is finished is kept, the same command goes on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
