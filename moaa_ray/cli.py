@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 _DEMO = Path(__file__).parent.parent / "jobs" / "demo.yaml"
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, one YAML file for one run; see jobs/ for some that work.")]
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe: one YAML file, one run; jobs/ has some that work.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, e.g. mixture.aggregator.temperature=0.3"),
@@ -35,7 +35,7 @@ def plan(
 ) -> None:
     """Say what a run would do: pools, replicas, phases, tokens, hours and cost, or exactly why it cannot run."""
     from moaa_ray.loading import load_recipe
-    from moaa_ray.planner import plan_for_cli
+    from moaa_ray.plan_text import plan_for_cli
 
     typer.echo(plan_for_cli(load_recipe(recipe, overrides or []), cluster=cluster, num_rows=rows))
 
@@ -76,7 +76,7 @@ def demo(overrides: Overrides = None) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 2 recipe, 3 data, 4 stage, 5 another driver took over, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 2 recipe, 3 data, 4 stage, 5 another driver took over, 130 ^C."""
     try:
         app(standalone_mode=True)
     except MoaaError as error:

@@ -107,8 +107,15 @@ def _run(run: _Session) -> None:
     mean_turns = 1 + sum(prompts.later_turns.values()) / max(1, len(prompts.order))
     with session(recipe.ray, cpu_slots=slots_wanted(recipe)) as is_local:
         cluster = ray_cluster(recipe, is_local=is_local)
-        plan = plan_generate(recipe, cluster, num_rows=len(_next_steps(run)), mean_turns=mean_turns)
         num_turns = 1 + max(prompts.later_turns, default=0)
+        plan = plan_generate(
+            recipe,
+            cluster,
+            len(_next_steps(run)),
+            mean_turns,
+            num_turns=num_turns,
+            base_dir=run.loaded.base_dir,
+        )
         for turn in range(num_turns) if len(plan.phases) > 1 else [None]:
             for index, phase in enumerate(plan.phases):
                 title = STAGE if len(plan.phases) == 1 else f"{STAGE} phase {index + 1}/{len(plan.phases)}"

@@ -5,9 +5,7 @@ from moaa_ray.core.admission import Admission, WorkBlock, num_tickets
 
 
 def blocks(count, rows=4):
-    return [
-        WorkBlock(key=f"b{i:06d}", turn=0, refs=tuple((f"f{i}", j) for j in range(rows))) for i in range(count)
-    ]
+    return [WorkBlock(key=f"b{i:06d}", turn=0, refs=tuple((f"f{i}", j) for j in range(rows))) for i in range(count)]
 
 
 def test_no_more_blocks_are_in_the_line_than_there_are_credits():
@@ -65,7 +63,9 @@ def test_after_a_stop_nothing_is_admitted():
     assert admission.is_over
 
 
-@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), min_size=1, max_size=8), st.integers(1, 4), st.data())
+@given(
+    st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=5), min_size=1, max_size=8), st.integers(1, 4), st.data()
+)
 def test_every_turn_of_every_row_is_admitted_once_and_the_tickets_are_enough(turns_by_block, num_credits, data):
     """turns_by_block: for each first block, how many turns each of its rows has after the first."""
     rows = {(f"f{i}", j): turns for i, block in enumerate(turns_by_block) for j, turns in enumerate(block)}

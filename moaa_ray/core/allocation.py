@@ -1,0 +1,117 @@
+"""How many engines each pool of one phase gets, so that the slowest pool is as fast as the cluster allows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from moaa_ray.core.packing_gpus import Cluster, Demand, packs
+
+SERVICE_CPUS = 2
+"""CPU slots that admission, reading and committing take beside the engines."""
+
+SHORT_WORK_S = 2.0
+"""Seconds of work below which a pool gets no further engine: it would be done before one more process is up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSpec:
+    """One pool before planning: adjacent passes on the same engine."""
+
+    name: str
+    engine: str  # two pools with the same engine load it twice
+    passes: tuple[str, ...]
+    num_gpus: int  # of one engine; 0: it runs on CPUs
+    num_cpus: float  # slots of one engine
+    seconds_per_row: float  # of one engine that is kept full, over all its passes
+    floor_s_per_row: float = 0.0  # what no further engine can lower, e.g. an endpoint's rate limit
+    min_replicas: int = 1
+    max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
+    load_s: float = 0.0
+    concurrency: int = 64
+    shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
+
+    def row_s(self, replicas: int) -> float:
+        """Seconds per row of the pool with so many engines."""
+        return max(self.seconds_per_row / replicas, self.floor_s_per_row)
+
+
+def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list[int]:
+    """Engines per pool for the least slowest-pool time; empty when not even the least numbers fit.
+
+    The slowest pool gets the next engine until that fits nowhere, it may have no more, or its work is short: nothing
+    else can lower the slowest pool's time. Bisection over that time jumps most of the way there, so that thousands
+    of engines take tens of packings.
+    """
+    counts = [pool.min_replicas for pool in pools]
+    if not fits(counts, pools, cluster):
+        return []
+    low, high = 0.0, slowest_s(pools, counts)
+    while high - low > 1e-6 * high:
+        target = (low + high) / 2
+        wanted = [_needed(pool, target) for pool in pools]
+        is_allowed = all(count <= most_replicas(pool, num_rows) for count, pool in zip(wanted, pools, strict=True))
+        if is_allowed and slowest_s(pools, wanted) <= target and fits(wanted, pools, cluster):
+            counts, high = wanted, slowest_s(pools, wanted)
+        else:
+            low = target
+    while True:
+        slowest = max(range(len(pools)), key=lambda i: pools[i].row_s(counts[i]))
+        more = [count + (i == slowest) for i, count in enumerate(counts)]
+        if more[slowest] > most_replicas(pools[slowest], num_rows) or not fits(more, pools, cluster):
+            return counts
+        counts = more
+
+
+def _needed(pool: PoolSpec, row_s: float) -> int:
+    """The fewest engines with which the pool takes at most row_s per row, as far as engines can."""
+    return max(pool.min_replicas, ceil(pool.seconds_per_row / row_s - 1e-9))
+
+
+def most_replicas(pool: PoolSpec, num_rows: int) -> int:
+    """The most engines that are allowed and useful: four blocks of a row each, no short work, no rate limit below."""
+    limits = [num_rows // 4, int(num_rows * pool.seconds_per_row / SHORT_WORK_S)]
+    if pool.floor_s_per_row:
+        limits.append(ceil(pool.seconds_per_row / pool.floor_s_per_row))
+    if pool.max_replicas is not None:
+        limits.append(pool.max_replicas)
+    return max(pool.min_replicas, min(limits))
+
+
+def slowest_s(pools: Sequence[PoolSpec], replicas: Sequence[int]) -> float:
+    return max(pool.row_s(count) for pool, count in zip(pools, replicas, strict=True))
+
+
+def fits(replicas: Sequence[int], pools: Sequence[PoolSpec], cluster: Cluster) -> bool:
+    demands = [
+        Demand(num_gpus=pool.num_gpus, num_cpus=pool.num_cpus, count=count)
+        for pool, count in zip(pools, replicas, strict=True)
+    ]
+    return packs([*demands, Demand(num_gpus=0, num_cpus=1, count=SERVICE_CPUS)], cluster)
+
+
+def does_not_fit(pools: Sequence[PoolSpec], cluster: Cluster) -> str:
+    """Why the least engines of these pools do not fit together, with the sum."""
+    gpus = sum(pool.num_gpus * pool.min_replicas for pool in pools)
+    cpus = SERVICE_CPUS + sum(pool.num_cpus * pool.min_replicas for pool in pools)
+    what = " + ".join(
+        f"{'one engine' if pool.min_replicas == 1 else f'{pool.min_replicas} engines'} of {pool.engine}"
+        + (f" ({pool.shape})" if pool.shape else "")
+        for pool in pools
+    )
+    if gpus > cluster.num_gpus:
+        return f"needs {gpus} GPUs for {what}; the cluster has {cluster.num_gpus}"
+    if cpus > cluster.num_cpus:
+        return (
+            f"needs {cpus:g} CPU slots for {what} and {SERVICE_CPUS} for admission and commit; "
+            f"the cluster has {cluster.num_cpus:g}"
+        )
+    nodes = ", ".join(f"{num} x {size}" for size, num in sorted(_node_sizes(cluster).items(), reverse=True))
+    return (
+        f"needs {gpus} GPUs and {cpus:g} CPU slots for {what}, each engine on one node; the cluster has as many, "
+        f"but not together on its nodes (nodes x (GPUs, CPU slots): {nodes})"
+    )
+
+
+def _node_sizes(cluster: Cluster) -> Counter[tuple[int, float]]:
+    return Counter((node.num_gpus, node.num_cpus) for node in cluster.nodes)

@@ -1,0 +1,181 @@
+"""How many engines each pool gets, and where the line of pools is cut into phases, for the shortest makespan.
+
+Pure arithmetic on expected seconds per row. A phase is a run of consecutive pools that stand on the cluster together
+and work on different rows at the same time; between phases the rows rest in Parquet. The makespan is the sum over
+phases of load + rows x the slowest pool's seconds per row; a phase's ramp and its length tail are not in it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, inf
+
+from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec, allocate, does_not_fit, fits, most_replicas, slowest_s
+from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.errors import ConfigError
+
+PHASE_START_S = 6.0
+"""Seconds to start one phase beside its engines (performance.md 1.3: Ray Data, 4 pools, measured)."""
+
+BLOCK_S = 5.0
+"""Seconds of one engine that a block should take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPool:
+    """One pool with what it gets."""
+
+    spec: PoolSpec
+    replicas: int
+    blocks_in_flight: int  # per engine
+    busy_fraction: float  # expected part of the phase's working time that its engines are busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Pools that stand together."""
+
+    pools: tuple[PlannedPool, ...]
+    block_rows: int
+    credits: int  # blocks admitted and not yet committed
+    load_s: float  # over all rounds
+    work_s: float
+    bottleneck: str  # the slowest pool's name
+    num_gpus: int
+    num_cpus: float  # slots, admission and commit included
+
+    @property
+    def duration_s(self) -> float:
+        """Load, start and work."""
+        return self.load_s + self.work_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The line on the cluster."""
+
+    phases: tuple[Phase, ...]
+    makespan_s: float
+    work_bound_s: float  # engine-seconds over what the cluster has: no plan can be faster
+
+
+def blocks_in_flight(block_rows: int, concurrency: int) -> int:
+    """Blocks that one engine should hold so that it never drains: 2 x concurrency requests, at least two blocks."""
+    return max(2, ceil(2 * concurrency / block_rows))
+
+
+def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: int) -> tuple[int, int]:
+    """Rows of one block, and blocks in flight per engine.
+
+    A block takes about 5 s (2-10 s) of one engine: much more than the 17 ms that the control plane spends on it
+    (performance.md 1.3), and little work to lose in a kill. At most 1,000 rows (engines that take no time), at least
+    one, and small enough for four blocks per engine over the dataset, so that the engines end together. Enough blocks
+    are in flight that block_rows x in_flight >= 2 x concurrency: one engine's fill, and as much again waiting.
+    Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 13 blocks in flight.
+    """
+    wanted = round(BLOCK_S / seconds_per_row) if seconds_per_row > BLOCK_S / 1000 else 1000
+    size = max(1, min(wanted, rows // (4 * replicas)))
+    return size, blocks_in_flight(size, concurrency)
+
+
+def plan_line(
+    pools: Sequence[PoolSpec],
+    cluster: Cluster,
+    *,
+    num_rows: int,
+    num_rounds: int = 1,
+    phases: int | str = "auto",
+    fixed_block_rows: int | None = None,
+) -> Plan:
+    """The fastest cut of the line into phases, and the replicas of every pool.
+
+    num_rows counts a row once per turn it is asked. With several phases the engines are loaded once per round (turn);
+    one phase answers all turns with one load. phases is "auto", or a number that is obeyed. Raises ConfigError with
+    the sum where a pool alone or the forced phases do not fit. With equal makespans fewer phases win.
+    """
+    if isinstance(phases, int) and not 1 <= phases <= len(pools):
+        raise ConfigError(f"generate.phases = {phases}, but the line has 1 to {len(pools)} pools to cut; try auto")
+    for pool in pools:
+        if not fits([pool.min_replicas], [pool], cluster):
+            raise ConfigError(does_not_fit([pool], cluster))
+
+    @cache
+    def phase(start: int, stop: int) -> Phase | None:
+        part = pools[start:stop]
+        replicas = allocate(part, cluster, num_rows)
+        rounds = 1 if stop - start == len(pools) else num_rounds
+        if not replicas:
+            return None
+        return _phase(part, replicas, num_rows=num_rows, rounds=rounds, fixed_block_rows=fixed_block_rows)
+
+    def seconds(start: int, stop: int) -> float:
+        planned = phase(start, stop)
+        return planned.duration_s if planned else inf
+
+    cuts = _best_cuts(len(pools), seconds, phases)
+    if not cuts:
+        way_out = "use phases: auto" if len(pools) > 1 else "use a larger cluster"
+        raise ConfigError(f"generate.phases = {phases} is too few: the line {does_not_fit(pools, cluster)}; {way_out}")
+    chosen = tuple(planned for start, stop in cuts if (planned := phase(start, stop)))
+    return Plan(
+        phases=chosen,
+        makespan_s=sum(planned.duration_s for planned in chosen),
+        work_bound_s=_work_bound_s(pools, cluster, num_rows),
+    )
+
+
+def _best_cuts(num_pools: int, cost: Callable[[int, int], float], phases: int | str) -> list[tuple[int, int]]:
+    """The (start, stop) of every phase with the least sum of costs, by dynamic programming; empty: there is none."""
+    best: dict[tuple[int, int], tuple[float, list[tuple[int, int]]]] = {(0, 0): (0.0, [])}
+    for stop in range(1, num_pools + 1):
+        for num in range(1, stop + 1):
+            options = [
+                (best[start, num - 1][0] + cost(start, stop), start)
+                for start in range(stop)
+                if (start, num - 1) in best
+            ]
+            seconds, start = min(options, default=(inf, 0))
+            if seconds < inf:
+                best[stop, num] = (seconds, [*best[start, num - 1][1], (start, stop)])
+    allowed = range(1, num_pools + 1) if phases == "auto" else [int(phases)]
+    ends = [(best[num_pools, num][0], num) for num in allowed if (num_pools, num) in best]
+    return best[num_pools, min(ends)[1]][1] if ends else []
+
+
+def _phase(
+    pools: Sequence[PoolSpec], replicas: Sequence[int], *, num_rows: int, rounds: int, fixed_block_rows: int | None
+) -> Phase:
+    row_s = slowest_s(pools, replicas)
+    size = fixed_block_rows or min(
+        block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows)[0]
+        for pool, count in zip(pools, replicas, strict=True)
+    )
+    planned = tuple(
+        PlannedPool(
+            spec=pool,
+            replicas=count,
+            blocks_in_flight=blocks_in_flight(size, pool.concurrency),
+            busy_fraction=pool.row_s(count) / row_s if row_s else 0.0,
+        )
+        for pool, count in zip(pools, replicas, strict=True)
+    )
+    wanted_credits = 2 * sum(pool.replicas * pool.blocks_in_flight for pool in planned)
+    return Phase(
+        pools=planned,
+        block_rows=size,
+        credits=max(1, min(wanted_credits, ceil(num_rows / size))),
+        load_s=rounds * (PHASE_START_S + max(pool.load_s for pool in pools)),
+        work_s=num_rows * row_s,
+        bottleneck=max(planned, key=lambda pool: pool.busy_fraction).spec.name,
+        num_gpus=sum(pool.spec.num_gpus * pool.replicas for pool in planned),
+        num_cpus=SERVICE_CPUS + sum(pool.spec.num_cpus * pool.replicas for pool in planned),
+    )
+
+
+def _work_bound_s(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> float:
+    """Seconds that any plan needs: engine-seconds over the GPUs, over the CPU slots, and what no engine can lower."""
+    gpu_s = sum(pool.seconds_per_row * pool.num_gpus for pool in pools)
+    cpu_s = sum(pool.seconds_per_row * pool.num_cpus for pool in pools)
+    alone_s = max(max(pool.floor_s_per_row, pool.seconds_per_row / most_replicas(pool, num_rows)) for pool in pools)
+    bounds = [alone_s, gpu_s / max(cluster.num_gpus, 1), cpu_s / max(cluster.num_cpus - SERVICE_CPUS, 1e-9)]
+    return num_rows * max(bounds)

@@ -1,0 +1,142 @@
+"""What one engine of a recipe's model is expected to take; what is assumed because it is not known is said in notes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moaa_ray.core.gpus import GpuType
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.model_size import ModelShape, bytes_per_weight, published_shape, shape_of_config
+from moaa_ray.core.throughput import (
+    CPU_BANDWIDTH,
+    CPU_FLOPS,
+    EFFICIENCY,
+    EngineSize,
+    check_memory,
+    cpu_row_s,
+    gpu_row_s,
+)
+from moaa_ray.loading import resolve_model, window_of
+from moaa_ray.recipe import Recipe
+from moaa_ray.recipe_models import FakeModel, Model, OpenaiModel, VllmModel
+
+TEMPLATE_TOKENS = 200
+"""Tokens of the aggregation prompt beside the proposals; an assumption."""
+
+DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
+"""Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
+
+UNKNOWN_S, UNKNOWN_LOAD_S = 1.0, 60.0
+"""Seconds per completion, and to load, of an engine about which nothing is known; assumptions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineEstimate:
+    """One engine of a model."""
+
+    model: Model
+    window: int | None  # tokens; None: not known
+    load_s: float
+    is_on_gpu: bool = False
+    gpu: GpuType | None = None
+    size: EngineSize | None = None  # None: not a transformer of known shape
+    floor_s: float = 0.0  # seconds per completion below which no number of engines comes
+    notes: tuple[str, ...] = ()
+
+    def completion_s(self, prompt_tokens: float, out_tokens: float) -> float:
+        """Seconds of one engine that is kept full, per completion."""
+        model = self.model
+        if isinstance(model, FakeModel):
+            return out_tokens / model.tokens_per_s if model.tokens_per_s else 0.0
+        if isinstance(model, OpenaiModel):
+            return UNKNOWN_S / model.concurrency
+        if self.size is None:
+            return UNKNOWN_S
+        if self.is_on_gpu and self.gpu is not None:
+            return gpu_row_s(self.size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+        return cpu_row_s(self.size, model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+
+
+def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
+    """What is known of one engine of the model section `name`. Raises ConfigError when it cannot fit into its GPUs."""
+    window = window_of(model, base_dir)
+    if isinstance(model, FakeModel):
+        return EngineEstimate(model=model, window=window, load_s=model.start_s)
+    if isinstance(model, OpenaiModel):
+        note = f"{name}: the endpoint's speed is assumed, {UNKNOWN_S:g} s per request, {model.concurrency} at a time."
+        rate = model.requests_per_minute
+        return EngineEstimate(model=model, window=window, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
+    return _vllm(name, model, window, gpu=gpu, base_dir=base_dir)
+
+
+def _vllm(name: str, model: VllmModel, window: int | None, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
+    is_on_gpu = model.device == "gpu" or (model.device == "auto" and gpu is not None)
+    shape = _shape(model, base_dir)
+    weight = bytes_per_weight(shape, dtype=model.dtype, quantization=model.quantization) if shape else None
+    if shape is None or weight is None:
+        what = f"the size of {model.model}" if shape is None else f"quantization {model.quantization}"
+        note = (
+            f"{name}: {what} is not known here; {UNKNOWN_S:g} s per answer and {UNKNOWN_LOAD_S:g} s to load are "
+            "assumed, memory is not checked."
+        )
+        return EngineEstimate(
+            model=model, window=window, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,)
+        )
+    size = EngineSize(
+        shape=shape,
+        bytes_per_weight=weight,
+        kv_bytes_per_value=1.0 if model.kv_cache_dtype == "fp8" else 4.0 if model.dtype == "float32" else 2.0,
+        context_window=window or shape.context_window,
+        concurrency=model.concurrency,
+        num_gpus=model.num_gpus,
+        tensor_parallel=model.tensor_parallel,
+        gpu_memory_fraction=model.gpu_memory_fraction,
+    )
+    speed = f"Speed on CPUs: {CPU_FLOPS / 1e9:g} GFLOP/s and {CPU_BANDWIDTH / 1e9:g} GB/s per CPU slot are assumed."
+    if is_on_gpu and gpu is not None:
+        check_memory(name, size, gpu)
+        speed = f"Speed on GPUs: {EFFICIENCY:.0%} of the roofline of model and GPU is assumed."
+    load = f"Loading: {DISK_BYTES_PER_S / 1e9:g} GB/s per node and {START_S:g} s per engine are assumed."
+    return EngineEstimate(
+        model=model,
+        window=size.context_window,
+        load_s=START_S + shape.weight_bytes(shape.checkpoint_bytes_per_weight) / DISK_BYTES_PER_S,
+        is_on_gpu=is_on_gpu,
+        gpu=gpu,
+        size=size,
+        notes=(speed, load),
+    )
+
+
+def pass_tokens(
+    passes: Sequence[MixturePass], recipe: Recipe, windows: Mapping[str, int | None], *, mean_turns: float
+) -> dict[str, tuple[float, float]]:
+    """Expected (prompt, completion) tokens of one completion of every pass, by pass name.
+
+    A prompt holds the conversation so far (half of the mean number of earlier turns) and, where the pass reads others,
+    all their completions and the template; it is cut to what the window leaves beside max_tokens, as proposals are.
+    """
+    base = recipe.plan.prompt_tokens
+    base += (mean_turns - 1) / 2 * (recipe.plan.prompt_tokens + recipe.plan.completion_tokens)
+    tokens: dict[str, tuple[float, float]] = {}
+    samples = {p.name: p.num_samples for p in passes}
+    for each in passes:
+        model = recipe.models[each.engine]
+        mean = model.completion_tokens if isinstance(model, FakeModel) else recipe.plan.completion_tokens
+        out = float(min(mean, each.sampling.max_tokens))
+        shown = sum(samples[name] * tokens[name][1] for name in each.reads)
+        prompt = base + shown + (TEMPLATE_TOKENS if each.reads else 0)
+        window = windows[each.engine]
+        if window:
+            prompt = min(prompt, max(1.0, window - each.sampling.max_tokens))
+        tokens[each.name] = (prompt, out)
+    return tokens
+
+
+def _shape(model: VllmModel, base_dir: Path) -> ModelShape | None:
+    """From the local folder's config.json, or by hub id from the built-in table."""
+    file = Path(resolve_model(base_dir, model.model), "config.json")
+    if file.is_file():
+        return shape_of_config(json.loads(file.read_text(encoding="utf-8")))
+    return published_shape(model.model)

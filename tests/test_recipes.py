@@ -1,0 +1,61 @@
+"""Every recipe that ships can be read and fits its cluster; the demo, whose models are made first, is not here."""
+
+from pathlib import Path
+
+import pytest
+
+from moaa_ray.loading import load_recipe
+from moaa_ray.plan_text import parse_cluster, render_plan
+from moaa_ray.planner import GeneratePlan, plan_generate
+
+JOBS = Path(__file__).parents[1] / "jobs"
+CLUSTERS = {
+    "paper_small_scale": "gpus=8,gpu=H100,cpus=64",
+    "paper_stage1_8gpu": "gpus=8,gpu=H100,cpus=96",
+    "paper_stage1_64gpu": "gpus=64,gpu=H100,cpus=768",
+    "self_moa": "gpus=1,gpu=H100,cpus=16",
+    "single_gpu": "gpus=1,gpu=H100,cpus=16",
+}
+
+
+def plan_of(name: str, cluster: str = "") -> GeneratePlan:
+    loaded = load_recipe(JOBS / f"{name}.yaml")
+    shape = parse_cluster(cluster or CLUSTERS.get(name, "cpus=16"))
+    return plan_generate(loaded.recipe, shape, 66_135, mean_turns=1.2, base_dir=loaded.base_dir)
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in JOBS.glob("*.yaml")} - {"demo"}))
+def test_a_recipe_that_ships_is_valid_and_plans(name):
+    plan = plan_of(name)
+    assert "in all:" in render_plan(plan)
+    assert not any("is not known here" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("name", ["paper_stage1_8gpu", "single_gpu", "self_moa", "paper_small_scale"])
+def test_recipes_for_80_gb_gpus_fit_an_a100_too(name):
+    assert plan_of(name, CLUSTERS[name].replace("H100", "A100-80G")).phases
+
+
+def test_eight_gpus_need_phases_for_the_papers_mixture_and_64_do_not():
+    """One engine of each is 4 + 2 + 1 + 2 + 4 = 13 GPUs."""
+    assert len(plan_of("paper_stage1_8gpu").phases) > 1
+    assert len(plan_of("paper_stage1_64gpu").phases) == 1
+
+
+def test_the_two_stage_1_recipes_make_the_same_rows():
+    small = load_recipe(JOBS / "paper_stage1_8gpu.yaml").recipe.model_dump()
+    large = load_recipe(JOBS / "paper_stage1_64gpu.yaml").recipe.model_dump()
+    assert {key for key in small if small[key] != large[key]} == {"name", "generate"}
+
+
+def test_one_gpu_takes_three_models_in_three_phases():
+    plan = plan_of("single_gpu")
+    assert [[pool.spec.name for pool in phase.pools] for phase in plan.phases] == [
+        ["l0.llama"], ["l0.mistral"], ["l0.qwen+aggregate"],
+    ]  # fmt: skip
+
+
+def test_self_moa_is_one_pool():
+    assert [pool.spec.passes for phase in plan_of("self_moa").phases for pool in phase.pools] == [
+        ("l0.gemma", "aggregate")
+    ]
