@@ -1,4 +1,4 @@
-"""One phase as one linear Ray Data plan: tickets -> admit -> pool -> pool -> ... -> commit.
+"""One phase as one linear Ray Data plan: tickets -> pool -> pool -> ... -> counts of committed rows.
 
 No fan-out, no join, no barrier: every pool works on different blocks at the same time, and a block
 carries all its answers along. This file only arranges; the work is in worker.py and ends.py.
@@ -9,18 +9,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
-from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from moaa_ray.core.admission import WorkBlock
 from moaa_ray.core.mixture import MixturePass
-from moaa_ray.errors import StageError
 from moaa_ray.generation.coordinator import Coordinator
 from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
 from moaa_ray.generation.worker import PassWorker, PoolWork
 
-_MAX_CALLS_PER_END = 16
 _NO_PROGRESS_LIMIT_S = 6 * 3600
 
 
@@ -71,47 +68,28 @@ def start_coordinator(line: Line, blocks: Sequence[WorkBlock]):
 def run_line(line: Line, coordinator) -> Iterator[int]:
     """Run the phase; yields the number of rows of each block as it is committed."""
     context = ray.data.DataContext.get_current().copy()
-    context.wait_for_min_actors_s = int(line.start_timeout_s)
     context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
     with ray.data.DataContext.current(context):
         num_warm_ups = 2 * max(pool.min_replicas for pool in line.pools)
         numbers = range(-num_warm_ups, line.num_tickets)
         tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in numbers]
         data = ray.data.from_arrow(tickets)
-        data = _end(data, Admit, (line.run_uri, line.passes, coordinator))
-        for pool in line.pools:
-            data = _through(data, pool, coordinator)
-        data = _end(data, Commit, (line.run_uri, line.stage, line.epoch, line.passes, line.num_done, coordinator))
-        try:
-            for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                yield sum(batch.column("rows").to_pylist())
-        except GetTimeoutError as error:
-            raise StageError(_who_waits(line, coordinator)) from error
+        admit = Admit(line.run_uri, line.passes, coordinator)
+        commit = Commit(line.run_uri, line.stage, line.epoch, line.passes, line.num_done, coordinator)
+        for i, pool in enumerate(line.pools):
+            is_last = i == len(line.pools) - 1
+            data = _through(data, pool, (coordinator, None if i else admit, commit if is_last else None))
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield sum(batch.column("rows").to_pylist())
 
 
-def _end(data, cls, args: tuple):
-    return data.map_batches(
-        cls,
-        fn_constructor_args=args,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(
-            size=1,
-            max_tasks_in_flight_per_actor=2 * _MAX_CALLS_PER_END,
-            max_concurrent_calls_per_actor=_MAX_CALLS_PER_END,
-        ),
-        num_cpus=0,
-    )
-
-
-def _through(data, pool: Pool, coordinator):
+def _through(data, pool: Pool, rest: tuple):
     resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     if pool.spans_nodes:
         resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
     return data.map_batches(
         PassWorker,
-        fn_constructor_args=(pool.work, coordinator),
+        fn_constructor_args=(pool.work, *rest),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -133,18 +111,3 @@ def _over_nodes(pool: Pool) -> dict:
             placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
         )
     }
-
-
-def _who_waits(line: Line, coordinator) -> str:
-    snapshot = ray.get(coordinator.snapshot.remote())
-    free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
-    total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
-    wants = "; ".join(
-        f"{pool.work.name}: {pool.min_replicas} x (CPU {pool.num_cpus:g}, GPU {pool.num_gpus})"
-        for pool, known in zip(line.pools, snapshot.pools, strict=True)
-        if known.num_workers < pool.min_replicas
-    )
-    return (
-        f"pools that could not get their resources within {line.start_timeout_s:.0f} s: {wants}; the cluster has "
-        f"{total}, free {free}. Wait for other jobs to end, give fewer replicas, or raise ray.start_timeout_s"
-    )

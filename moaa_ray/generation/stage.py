@@ -19,19 +19,17 @@ from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import StageError
 from moaa_ray.generation import results, todo
-from moaa_ray.generation.line import Line, Pool, run_line, start_coordinator
+from moaa_ray.generation.line import Line, Pool, start_coordinator
 from moaa_ray.generation.placing import line_pools, ray_cluster, slots_wanted
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
 from moaa_ray.generation.summary import PoolSummary, Summary, pool_summary, render
 from moaa_ray.generation.todo import STAGE, Prompts, Step
-from moaa_ray.generation.watching import Watcher
+from moaa_ray.generation.watching import run_watched
 from moaa_ray.loading import LoadedRecipe
 from moaa_ray.mixture_line import mixture_passes, prompt_versions
 from moaa_ray.planner import plan_generate
 from moaa_ray.run_record import open_run, set_stage
-
-_POLL_S = 0.5
 
 
 @dataclass
@@ -156,9 +154,8 @@ def _run_phase(run: _Session, phase: Phase, pools: list[Pool], turn: int | None,
 def _watch(run: _Session, line: Line, coordinator, *, title: str, total: int) -> None:
     settings = run.loaded.recipe.generate
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s)
-    with progress, Watcher(coordinator, progress, every_s=_POLL_S):
-        for num_rows in run_line(line, coordinator):
-            run.rows_done += num_rows
+    with progress:
+        run.rows_done += run_watched(line, coordinator, progress)
     snapshot = ray.get(coordinator.snapshot.remote())
     gpus = {pool.work.name: pool.num_gpus for pool in line.pools}
     run.pools += [pool_summary(pool, num_gpus=gpus[pool.name]) for pool in snapshot.pools]

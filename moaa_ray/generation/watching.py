@@ -1,37 +1,81 @@
-"""A thread beside the plan that shows the coordinator's snapshots while the driver consumes blocks."""
+"""Runs a phase in a thread of its own while the driver's main thread shows it and watches over it."""
 
 import threading
+import time
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from moaa_ray.errors import StageError
+from moaa_ray.generation.coordinator import Snapshot
+from moaa_ray.generation.line import Line, run_line
 from moaa_ray.generation.progress import Progress
 
+_POLL_S = 0.5
 
-class Watcher:
-    """Feeds a Progress for the time of a with block."""
 
-    def __init__(self, coordinator, progress: Progress, *, every_s: float):
+class _Consumer(threading.Thread):
+    """Pulls committed blocks through the plan; keeps what it raised."""
+
+    def __init__(self, line: Line, coordinator):
+        super().__init__(name="moaa-line", daemon=True)
+        self._line = line
         self._coordinator = coordinator
-        self._progress = progress
-        self._every_s = every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="moaa-progress", daemon=True)
+        self.num_rows = 0
+        self.error: BaseException | None = None
 
-    def __enter__(self) -> "Watcher":
-        self._thread.start()
-        return self
+    def run(self) -> None:
+        try:
+            for num_rows in run_line(self._line, self._coordinator):
+                self.num_rows += num_rows
+        except BaseException as error:  # handed to the main thread, which raises it
+            self.error = error
 
-    def __exit__(self, *_) -> None:
-        self._over.set()
-        self._thread.join(timeout=10)
 
-    def _watch(self) -> None:
-        while not self._over.wait(self._every_s):
-            try:
-                snapshot = ray.get(self._coordinator.snapshot.remote(), timeout=30)
-            except GetTimeoutError:
-                continue
-            except RayActorError:  # the phase is over
-                return
-            self._progress.show(snapshot)
+def run_watched(line: Line, coordinator, progress: Progress) -> int:
+    """Run a phase to its end; returns the rows committed.
+
+    Raises StageError when a pool gets no resources within start_timeout_s, naming it, and whatever the plan raises.
+    """
+    began = time.monotonic()
+    consumer = _Consumer(line, coordinator)
+    consumer.start()
+    is_placed = False
+    while consumer.is_alive():
+        consumer.join(_POLL_S)
+        snapshot = _snapshot(coordinator)
+        if snapshot is None:
+            continue
+        progress.show(snapshot)
+        is_placed = is_placed or not _waiting(line, snapshot)
+        if not is_placed and time.monotonic() - began > line.start_timeout_s:
+            raise StageError(_who_waits(line, snapshot))
+    if consumer.error is not None:
+        raise consumer.error
+    return consumer.num_rows
+
+
+def _snapshot(coordinator) -> Snapshot | None:
+    try:
+        return ray.get(coordinator.snapshot.remote(), timeout=10)
+    except (GetTimeoutError, RayActorError):
+        return None
+
+
+def _waiting(line: Line, snapshot: Snapshot) -> list[str]:
+    """Pools with fewer placed workers than they need, and what these take."""
+    return [
+        f"{pool.work.name}: {known.num_workers} of {pool.min_replicas} x (CPU {pool.num_cpus:g}, GPU {pool.num_gpus})"
+        for pool, known in zip(line.pools, snapshot.pools, strict=True)
+        if known.num_workers < pool.min_replicas
+    ]
+
+
+def _who_waits(line: Line, snapshot: Snapshot) -> str:
+    free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
+    total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+    return (
+        f"pools that could not get their resources within {line.start_timeout_s:.0f} s: "
+        f"{'; '.join(_waiting(line, snapshot))}; the cluster has {total}, free {free}. "
+        "Wait for other jobs to end, give fewer replicas, or raise ray.start_timeout_s"
+    )

@@ -17,6 +17,7 @@ from moaa_ray.core.passes import CannotAskError, Room
 from moaa_ray.core.suspects import MAX_ATTEMPTS, Sorting
 from moaa_ray.engines.base import Engine
 from moaa_ray.generation.blocks import key_of, rows_for_passes, with_answers
+from moaa_ray.generation.ends import Admit, Commit
 from moaa_ray.generation.engine_host import EngineDiedError, EngineHost, EngineMissingError
 from moaa_ray.generation.gate import Gate
 from moaa_ray.types import Answer, Failure, Row
@@ -39,9 +40,12 @@ class PoolWork:
 class PassWorker:
     """One worker of a pool, run by Ray Data: an asynchronous callable from block to block."""
 
-    def __init__(self, work: PoolWork, coordinator):
+    def __init__(self, work: PoolWork, coordinator, admit: Admit | None, commit: Commit | None):
+        """Only stores what it is given. admit stands in the first pool of a line, commit in its last one."""
         self._work = work
         self._coordinator = coordinator
+        self._admit = admit
+        self._commit = commit
         self._host = EngineHost(
             work.make_engine,
             on_death=lambda: self._tell("engine_died", self._me, True),
@@ -58,13 +62,19 @@ class PassWorker:
         """The same rows, each with this pool's answers. Several calls run at once."""
         if self._joining is None:
             self._joining = asyncio.create_task(self._join())
-        if not key_of(block):
-            return block
-        await asyncio.shield(self._joining)
-        names = {p.name: None for p in self._work.passes} | {n: None for p in self._work.passes for n in p.reads}
-        rows = rows_for_passes(block, list(names))
+        if self._admit is not None:
+            block = await self._admit(block)
+        if block.num_rows and key_of(block):
+            await asyncio.shield(self._joining)
+            block = await self._answer_block(block)
+        return block if self._commit is None else await self._commit(block)
+
+    async def _answer_block(self, block: pa.Table) -> pa.Table:
+        mine = [p.name for p in self._work.passes]
+        seen = {name: None for p in self._work.passes for name in (p.name, *p.reads)}
+        rows = rows_for_passes(block, list(seen))
         done = await self._answer_rows({row.id: row for row in rows if row.status == "open"})
-        return with_answers(block, [done.get(row.id, row) for row in rows], [p.name for p in self._work.passes])
+        return with_answers(block, [done.get(row.id, row) for row in rows], mine)
 
     async def _join(self) -> None:
         context = ray.get_runtime_context()
