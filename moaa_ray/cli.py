@@ -1,13 +1,19 @@
 """The command `moaa`: plan, generate, demo. Every error of ours is one message and a non-zero exit code."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from moaa_ray.errors import MoaaError
+
+if TYPE_CHECKING:
+    from moaa_ray.generation.summary import Summary
+    from moaa_ray.loading import LoadedRecipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,28 +55,39 @@ def generate(
     ] = False,
 ) -> None:
     """Turn prompts into mixture-of-agents data in RUN/sft. Run it again after a kill and it goes on."""
-    from moaa_ray.generation.stage import generate as run_stage
-    from moaa_ray.generation.summary import render
     from moaa_ray.loading import load_recipe
 
-    summary = run_stage(load_recipe(recipe, overrides or []), allow_changes=allow_changes)
-    typer.echo(render(summary))
-    typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
+    _show(_generate(load_recipe(recipe, overrides or []), allow_changes=allow_changes))
 
 
 @app.command()
 def demo(overrides: Overrides = None) -> None:
     """Make four tiny models and run three proposers and an aggregator on this machine's CPUs, on real vLLM."""
     from moaa_ray.demo import prepare_demo, sample_rows
-    from moaa_ray.generation.stage import generate as run_stage
-    from moaa_ray.generation.summary import render
 
     typer.echo("making four tiny models (real Hugging Face folders; they babble) ...")
     loaded = prepare_demo(_DEMO, overrides or [])
     typer.echo("starting Ray and four vLLM engines on the CPU; the first rows come after about a minute ...")
-    summary = run_stage(loaded)
-    typer.echo(sample_rows(summary.run_dir))
-    typer.echo("")
+    summary = _generate(loaded)
+    typer.echo(sample_rows(summary.run_dir) + "\n")
+    _show(summary)
+
+
+def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":
+    """Run the stage with the chatter of Ray and the engines in a file of its own."""
+    from moaa_ray.generation.quiet import chatter_to
+    from moaa_ray.generation.stage import generate as run_stage
+
+    log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{loaded.recipe.name}-{os.getpid()}.log"
+    with chatter_to(log) as console:
+        summary = run_stage(loaded, allow_changes=allow_changes, console=console)
+    log.unlink(missing_ok=True)
+    return summary
+
+
+def _show(summary: "Summary") -> None:
+    from moaa_ray.generation.summary import render
+
     typer.echo(render(summary))
     typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
 

@@ -54,5 +54,3 @@ def _shown(record: dict) -> str:
 def _line(who: str, text: str, *, width: int = 160) -> str:
     flat = " ".join(text.split())
     return f"{who:<12} {flat if len(flat) <= width else flat[: width - 3] + '...'}"
-
-

@@ -87,7 +87,9 @@ class ChatTokenizer:
             rendered = self._render([Message(role=r, content=m) for r, m in zip(roles, marks, strict=True)])
             pieces = re.split("|".join(map(re.escape, marks)), rendered)
             if len(pieces) != len(roles) + 1 or re.findall(r"@@c7e1b9f2-\d+@@", rendered) != marks:
-                raise RequestError("template", "the chat template drops or repeats a message's content", retryable=False)
+                raise RequestError(
+                    "template", "the chat template drops or repeats a message's content", retryable=False
+                )
             self._pieces[roles] = pieces
         return self._pieces[roles]
 

@@ -122,9 +122,7 @@ class VllmEngine:
         )
         final = None
         try:
-            outputs = self._engine.generate(
-                {"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora
-            )
+            outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
             async for final in outputs:
                 pass
         except VllmDead as error:

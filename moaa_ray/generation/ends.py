@@ -79,9 +79,10 @@ class Commit:
         if is_end:
             closed = [close_turn(schemas.row_from(record), self._passes) for record in rows.to_pylist()]
             rows = pa.Table.from_pylist([_record(row, self._passes) for row in closed], schema=self._work)
-        path = commit.commit_block(
-            open_store(self._run_uri), self._stage, f"{turn}.{self._num_done}", self._epoch, key, rows
-        )
+        store = open_store(self._run_uri)
+        path = commit.commit_block(store, self._stage, f"{turn}.{self._num_done}", self._epoch, key, rows)
+        # A repeated call may bring other answers, and the first commit stands: what counts is in the file.
+        (rows,) = commit.read_rows(store, [(path, i) for i in range(rows.num_rows)], batch_rows=rows.num_rows)
         statuses = rows.column("status").to_pylist()
         coming = [(path, i) for i, status in enumerate(statuses) if is_end and status == "open"]
         reasons = [_kind(reason) for reason in rows.column("reason").to_pylist() if reason]

@@ -1,6 +1,5 @@
 """What a stage looks like while it runs: a table that refreshes on a terminal, a few plain lines in a log file."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -28,11 +27,8 @@ class Progress:
         self._last_change = self._began
         self._warned_at = 0.0
         self._history: list[tuple[float, int, dict[str, int]]] = []
-        self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._is_live else None
-
-    @property
-    def _is_live(self) -> bool:
-        return self._console.is_terminal and sys.stderr.isatty()
+        is_live = self._console.is_terminal
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if is_live else None
 
     def __enter__(self) -> "Progress":
         if self._live:

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import ray
+from rich.console import Console
 
 from moaa_ray.core.admission import num_tickets
 from moaa_ray.core.mixture import MixturePass
@@ -41,14 +42,15 @@ class _Session:
     epoch: commit.Epoch
     passes: tuple[MixturePass, ...]
     prompts: Prompts
+    console: Console | None
     pools: list[PoolSummary] = field(default_factory=list)
     rows_done: int = 0
     max_blocks_in_line: int = 0
     failed_now: set[str] = field(default_factory=set)
 
 
-def generate(loaded: LoadedRecipe, *, allow_changes: bool = False) -> Summary:
-    """Run, or go on with, the generate stage of a recipe.
+def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Console | None = None) -> Summary:
+    """Run, or go on with, the generate stage of a recipe; progress goes to the console (default: stderr).
 
     Returns what became of every prompt. Raises ConfigError or DataError before anything starts, and
     StageError when the run stopped short: what was finished stays committed for the next start.
@@ -61,7 +63,7 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False) -> Summary:
     publish.fence_publish(store, epoch)
     set_stage(store, STAGE, status="running", epoch=epoch.number)
     passes = mixture_passes(loaded.recipe)
-    run = _Session(loaded, store, epoch, passes, _read_prompts(loaded, store, epoch, passes))
+    run = _Session(loaded, store, epoch, passes, _read_prompts(loaded, store, epoch, passes), console)
     if _next_steps(run):
         _run(run)
     summary = _publish(run)
@@ -153,7 +155,7 @@ def _run_phase(run: _Session, phase: Phase, pools: list[Pool], turn: int | None,
 
 def _watch(run: _Session, line: Line, coordinator, *, title: str, total: int) -> None:
     settings = run.loaded.recipe.generate
-    progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s)
+    progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     with progress:
         run.rows_done += run_watched(line, coordinator, progress)
     snapshot = ray.get(coordinator.snapshot.remote())

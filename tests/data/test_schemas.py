@@ -66,21 +66,20 @@ def test_a_schema_survives_parquet_and_is_accepted_again(tmp_path):
 
 def test_a_row_comes_back_from_parquet_as_it_was(tmp_path):
     schema = schemas.work_schema(PASSES)
-    record = schemas.row_record(ROW, 7, pass_names=PASSES)
+    record = schemas.row_record(ROW, pass_names=PASSES)
     pq.write_table(pa.Table.from_pylist([record], schema=schema), tmp_path / "w.parquet")
     (read,) = pq.read_table(tmp_path / "w.parquet").to_pylist()
-    assert read["position"] == 7
     assert read["a.layer1.qwen"] is None
     assert schemas.row_from(read) == ROW
 
 
 def test_a_work_record_has_exactly_the_columns_of_its_schema():
-    assert list(schemas.row_record(ROW, 0, pass_names=PASSES)) == schemas.work_schema(PASSES).names
+    assert list(schemas.row_record(ROW, pass_names=PASSES)) == schemas.work_schema(PASSES).names
 
 
 def test_an_answer_without_a_column_is_not_lost_silently():
     with pytest.raises(AssertionError, match="aggregator"):
-        schemas.row_record(ROW, 0, pass_names=PASSES[:1])
+        schemas.row_record(ROW, pass_names=PASSES[:1])
 
 
 def test_a_completion_of_empty_text_stays_a_completion():

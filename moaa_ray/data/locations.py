@@ -1,0 +1,119 @@
+"""Finding the files of a source: a file, a folder, a pattern, on this machine or in an object store.
+
+Nothing is read here but names. Only plain local paths and the object stores of SCHEMES are reached.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import fsspec
+
+from moaa_ray.errors import ConfigError
+
+SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "hf", "memory")
+
+FileFormat = Literal["jsonl", "csv", "parquet", "arrow"]
+_SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
+_SUFFIXES |= {".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+
+Place = tuple[int, int]  # number of the file, line or row
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFiles:
+    """The files of one source, in reading order, all of one format."""
+
+    fs: fsspec.AbstractFileSystem
+    paths: tuple[str, ...]
+    format: FileFormat
+
+    def place(self, place: Place) -> str:
+        """Where a record stands, for messages."""
+        return f"{self.paths[place[0]]}, {'line' if self.format in ('jsonl', 'csv') else 'row'} {place[1]}"
+
+
+def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: str = ".") -> SourceFiles:
+    """The files that a path, folder, glob pattern or URI names. `field` is what messages call the path.
+
+    Of a folder the files of one format are taken, at any depth; hidden ones and .json sidecars are
+    left out. Raises ConfigError, with the way out, when there is nothing to read.
+    """
+    told = f"{field} = {_without_secret(path)!r}"
+    fs, root = _file_system(path, base_dir=base_dir, told=told)
+    try:
+        names, is_folder = _listing(fs, root)
+    except FileNotFoundError:
+        raise ConfigError(f"{told}: no such file, folder or match; relative paths count from {base_dir}") from None
+    except Exception as error:  # every object store raises its own types
+        said = _without_secret(f"{type(error).__name__}: {error}")
+        raise ConfigError(f"{told} cannot be listed: {said}; check the path, the credentials and the rights") from error
+    names, found = _of_one_format(names, file_format=file_format, is_folder=is_folder, told=told)
+    return SourceFiles(fs=fs, paths=tuple(names), format=found)
+
+
+def _file_system(path: str, *, base_dir: str, told: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Where to look. Only object stores are reached: http could be pointed at metadata services and inner hosts."""
+    if not path or "\0" in path:
+        raise ConfigError(f"{told}: must be a path without NUL; name a file, folder, pattern or URI")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", path)
+    if scheme is None:
+        return fsspec.filesystem("file"), os.path.join(os.path.abspath(base_dir), os.path.expanduser(path))
+    if scheme[1] not in SCHEMES or "::" in path or not path.startswith("//", scheme.end()):
+        allowed = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigError(f"{told}: must be a plain local path or one of {allowed}; copy the data to such a place")
+    if path != _without_secret(path):
+        raise ConfigError(f"{told}: holds a password; remove it, and give credentials by the environment or a role")
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{told}: {error}; install the file system, e.g. pip install 'moaa_ray[s3]'") from error
+
+
+def _without_secret(text: str) -> str:
+    return re.sub(r"://[^/\s]*:[^/\s]*@", "://***@", text)
+
+
+def _listing(fs: fsspec.AbstractFileSystem, root: str) -> tuple[list[str], bool]:
+    """The files, sorted, and whether they are a folder's. Raises FileNotFoundError."""
+    try:
+        info = fs.info(root)
+    except FileNotFoundError:
+        found = fs.glob(root) if re.search(r"[*?\[]", root) else []
+        names = sorted(str(name) for name in found if not fs.isdir(str(name)))
+        if not names:
+            raise
+        return names, False
+    if info["type"] != "directory":
+        return [root], False
+    base = str(info["name"]).rstrip("/")
+    parts = {name: str(name)[len(base) :].strip("/").split("/") for name in fs.find(base)}
+    return sorted(name for name in parts if not any(part.startswith((".", "_")) for part in parts[name])), True
+
+
+def _of_one_format(names: list[str], *, file_format: str, is_folder: bool, told: str) -> tuple[list[str], FileFormat]:
+    """The names that are read, and as what."""
+    by_format: dict[FileFormat | Literal["other"], list[str]] = {}
+    for name in names:
+        stem = re.sub(r"\.(gz|zst)$", "", name)
+        if not (is_folder and stem.endswith(".json")):
+            by_format.setdefault(_SUFFIXES.get(os.path.splitext(stem)[1].lower(), "other"), []).append(name)
+    if is_folder:
+        by_format.pop("other", None)
+    if is_folder and any(os.path.basename(name) == "dataset_dict.json" for name in names):
+        splits = sorted({os.path.basename(os.path.dirname(name)) for name in by_format.get("arrow", [])})
+        raise ConfigError(f"{told}: holds several splits; add one of {splits} to the path")
+    if file_format == "hf":
+        by_format = {kind: by_format[kind] for kind in by_format if kind in ("arrow", "parquet")}
+    elif file_format != "auto":
+        wanted = cast(FileFormat, file_format)
+        by_format = {wanted: by_format.get(wanted, []) if is_folder else names}
+    kinds: list[FileFormat] = [kind for kind in ("jsonl", "csv", "parquet", "arrow") if by_format.get(kind)]
+    if len(kinds) == 1 and "other" not in by_format:
+        return by_format[kinds[0]], kinds[0]
+    found = sorted({os.path.splitext(name)[1] for name in names})
+    known = ", ".join(_SUFFIXES)
+    raise ConfigError(
+        f"{told}: must be files of one format ({known}; .gz, .zst), not {found}; set format, or narrow it by a pattern"
+    )

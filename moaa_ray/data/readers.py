@@ -1,0 +1,178 @@
+"""Reading the records of a source's files, one at a time, in bounded memory.
+
+Formats: JSON Lines, CSV (both also .gz and .zst), Parquet, and what `datasets` writes with
+save_to_disk (read with pyarrow; `datasets` is not needed). A record is a dict, or a BadRecord where a
+single line is broken; a file that is broken as a whole is a DataError. Which files is in
+locations.py, what a record means in conversations.py.
+"""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moaa_ray.data.locations import FileFormat, Place, SourceFiles
+from moaa_ray.errors import ConfigError, DataError
+
+MAX_LINE_BYTES = 16 * 2**20
+"""A million characters fit, however they are escaped; an endless line does not fill the memory."""
+_FIRST_BYTES = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_FIRST_BYTES |= {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_UTF8_MARK = b"\xef\xbb\xbf"
+_BROKEN = (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException)
+_BROKEN_VALUES = (ValueError, LookupError, ArithmeticError, NotImplementedError, ImportError)
+_ROWS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """A line that is no record. rule is a short stable word that is counted; detail is for people."""
+
+    rule: str
+    detail: str
+
+
+Record = dict[str, Any] | BadRecord
+Numbered = Iterator[tuple[int, Record]]  # by line or row of the file, counted from 1
+
+
+def column_names(files: SourceFiles, *, num_rows: int) -> list[str]:
+    """The columns of a source; of JSON Lines, every key of its first rows.
+
+    Raises DataError when there is no row at all, or none of the first is a record.
+    """
+    names: dict[str, None] = {}
+    first_bad = ""
+    for place, record in itertools.islice(read_records(files), num_rows):
+        if isinstance(record, BadRecord):
+            first_bad = first_bad or f"{files.place(place)}: {record.detail} ({record.rule})"
+        else:
+            names.update(dict.fromkeys(map(str, record)))
+    if names:
+        return list(names)
+    if first_bad:
+        raise DataError(f"{first_bad}; the first {num_rows} rows hold no record: check the file and its `format`")
+    raise DataError(f"{files.paths[0]}: holds no row; give a file with prompts or leave the source out")
+
+
+def read_records(files: SourceFiles, *, columns: Sequence[str] | None = None) -> Iterator[tuple[Place, Record]]:
+    """Every record with its place. Of Parquet and Arrow only the named columns are decoded (None: all).
+
+    Raises DataError, naming file and line, for a file that cannot be read on, ConfigError for a file without a column.
+    """
+    for i, name in enumerate(files.paths):
+        number = 0
+        try:
+            with files.fs.open(name, "rb") as raw:
+                for number, record in _numbered(cast(IO[bytes], raw), files.format, name, columns):
+                    yield (i, number), record
+        except _BROKEN as error:
+            said = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"{files.place((i, number))} is the last that can be read: {said}; mend the file"
+            ) from error
+
+
+def _numbered(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:
+    if kind == "jsonl":
+        return _json_lines(_lines(raw, name))
+    if kind == "csv":
+        return _csv_rows(_lines(raw, name), name)
+    return _columnar(raw, kind, name, columns)
+
+
+def _lines(raw: IO[bytes], name: str) -> Iterator[bytes]:
+    """Lines of at most MAX_LINE_BYTES, unpacked when the name ends in .gz or .zst, without a UTF-8 mark."""
+    if name.endswith(".gz"):
+        raw = gzip.GzipFile(fileobj=raw)  # pyright: ignore[reportAssignmentType]
+    elif name.endswith(".zst"):
+        raw = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+    text = io.BufferedReader(raw, 2**20)  # pyright: ignore[reportArgumentType]
+    found = [said for first, said in _FIRST_BYTES.items() if text.peek(8).startswith(first)]
+    if found:
+        raise DataError(f"{name}: is not UTF-8 text but {found[0]}; convert it, or name it by what it is")
+    for number in itertools.count(1):
+        line = text.readline(MAX_LINE_BYTES + 1)
+        if len(line) > MAX_LINE_BYTES:
+            raise DataError(f"{name}, line {number}: longer than {MAX_LINE_BYTES} bytes; split it, or remove it")
+        if not line:
+            return
+        yield line.removeprefix(_UTF8_MARK) if number == 1 else line
+
+
+def _json_lines(lines: Iterator[bytes]) -> Numbered:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            yield number, BadRecord("not_utf8", f"byte {error.start} of the line is not UTF-8")
+        except (ValueError, RecursionError) as error:
+            yield number, BadRecord("not_json", str(error))
+        else:
+            kind = type(value).__name__
+            yield number, value if isinstance(value, dict) else BadRecord("not_object", f"{kind} instead of an object")
+
+
+def _csv_rows(lines: Iterator[bytes], name: str) -> Numbered:
+    """Rows as dicts; bytes that are not UTF-8 arrive as lone surrogates, which no other CSV text can hold."""
+    csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process; its default refuses prompts above 128 KiB
+    rows = csv.reader((line.decode("utf-8", "surrogateescape") for line in lines), strict=True)
+    header = next(rows, [])
+    if len(set(header)) < len(header) or not all(map(str.strip, header)):
+        raise DataError(f"{name}, line 1: the header {header} has an empty or repeated name; name every column once")
+    number = rows.line_num + 1
+    for row in rows:
+        if any(not one.isascii() and re.search("[\udc80-\udcff]", one) for one in row):
+            yield number, BadRecord("not_utf8", "the row holds bytes that are not UTF-8")
+        elif row and len(row) != len(header):
+            yield number, BadRecord("wrong_columns", f"{len(row)} fields instead of {len(header)}")
+        elif row:
+            yield number, dict(zip(header, row, strict=True))
+        number = rows.line_num + 1
+
+
+def _columnar(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:
+    if kind == "parquet":
+        parquet = pq.ParquetFile(raw, buffer_size=2**20)
+        schema, batches = parquet.schema_arrow, parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns)
+    else:
+        is_stream = raw.read(6) != b"ARROW1"
+        raw.seek(0)
+        reader = pa.ipc.open_stream(raw) if is_stream else pa.ipc.open_file(raw)
+        batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+        schema = reader.schema
+    wanted = schema.names if columns is None else list(columns)
+    lacking = [column for column in wanted if column not in schema.names]
+    if lacking or len(set(schema.names)) < len(schema.names):
+        raise no_column(name, lacking[0] if lacking else "(a name twice)", schema.names)
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
+            part = batch.select(wanted).slice(start, _ROWS_AT_A_TIME)
+            try:
+                part.validate(full=True)  # offsets and UTF-8: a damaged file must not be followed out of bounds
+                records = part.to_pylist()
+            except _BROKEN_VALUES as error:
+                raise DataError(f"{name}, rows {number + 1} to {number + part.num_rows}: {error}; mend them") from error
+            yield from enumerate(records, number + 1)
+            number += part.num_rows
+
+
+def no_column(where: str, column: str, names: Sequence[str]) -> ConfigError:
+    """The error for a column that is not there, with the nearest name."""
+    near = get_close_matches(column, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(map(repr, list(names)[:20])) + (", ..." if len(names) > 20 else "")
+    return ConfigError(f"{where}: has no column {column!r}; {hint}it has {listed}: set `columns` to one of them")
