@@ -7,6 +7,7 @@ logarithm of the corpus's token-pair counts. Different seeds give models that ba
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from moaa_ray.tiny_corpus import CORPUS
@@ -80,7 +81,7 @@ def _pair_counts(tokenizer, template: str):
     end = tokenizer.convert_tokens_to_ids(_TEMPLATES[template][2])
     for paragraph in CORPUS:
         ids = [*tokenizer.encode(paragraph, add_special_tokens=False), end]
-        for here, then in zip(ids, ids[1:], strict=False):
+        for here, then in pairwise(ids):
             counts[here, then] += 1
         start = ids[0]
         counts[tokenizer.encode("\n", add_special_tokens=False)[-1], start] += 3
@@ -122,9 +123,9 @@ def _save_model(folder: Path, tokenizer, pairs, *, seed: int, template: str, win
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(torch.from_numpy(embed).float())
         model.lm_head.weight.copy_(torch.from_numpy(right[:_WIDTH].T * sharpness).float())
-        for block in model.model.layers:
-            block.self_attn.o_proj.weight.zero_()
-            block.mlp.down_proj.weight.zero_()
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

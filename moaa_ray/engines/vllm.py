@@ -111,7 +111,8 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDead
         from vllm.v1.engine.exceptions import EngineGenerateError
 
-        assert self._engine is not None and self._chat is not None
+        assert self._engine is not None
+        assert self._chat is not None
         prompt, made_plain = self._chat.encode(request.messages)
         room = self.window - len(prompt)
         if room < 1:
@@ -123,8 +124,8 @@ class VllmEngine:
         final = None
         try:
             outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
-            async for final in outputs:
-                pass
+            async for output in outputs:
+                final = output
         except VllmDead as error:
             raise EngineDeadError(str(error)) from error
         except EngineGenerateError as error:
@@ -132,12 +133,12 @@ class VllmEngine:
         except ValueError as error:
             raise RequestError("bad_request", _first_lines(error), retryable=False) from error
         assert final is not None
-        output = final.outputs[0]
+        done = final.outputs[0]
         return Completion(
-            text=output.text,
-            finish_reason=output.finish_reason or "unknown",
+            text=done.text,
+            finish_reason=done.finish_reason or "unknown",
             prompt_tokens=len(prompt),
-            completion_tokens=len(output.token_ids),
+            completion_tokens=len(done.token_ids),
             flags=("role_tokens_plain",) if made_plain else (),
         )
 

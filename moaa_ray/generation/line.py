@@ -6,6 +6,7 @@ carries all its answers along. This file only arranges; the work is in worker.py
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pyarrow as pa
 import ray
@@ -55,8 +56,8 @@ class Line:
 def start_coordinator(line: Line, blocks: Sequence[WorkBlock]):
     """The phase's coordinator actor, on the driver's own node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote = ray.remote(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)(Coordinator)
-    return remote.remote(
+    actor = ray.remote(Coordinator).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=here)
+    return actor.remote(
         list(blocks),
         pool_names=[pool.work.name for pool in line.pools],
         num_credits=line.num_credits,
@@ -80,7 +81,7 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
             is_last = i == len(line.pools) - 1
             data = _through(data, pool, (coordinator, None if i else admit, commit if is_last else None))
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield sum(batch.column("rows").to_pylist())
+            yield sum(cast(pa.Table, batch).column("rows").to_pylist())
 
 
 def _through(data, pool: Pool, rest: tuple):

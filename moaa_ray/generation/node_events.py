@@ -1,7 +1,8 @@
 """Why a worker process died, as far as Ray knows: was it something its rows can have caused?"""
 
 import ray
-from ray.util import state as ray_state
+from ray.util.state import get_worker
+from ray.util.state.exception import RayStateApiException
 
 _BLAMELESS_EXITS = ("NODE_OUT_OF_MEMORY", "INTENDED_SYSTEM_EXIT", "INTENDED_USER_EXIT")
 
@@ -12,7 +13,7 @@ def is_blameless_death(node_id: str, worker_id: str) -> bool:
     if node_id not in alive:
         return True
     try:
-        worker = ray_state.get_worker(worker_id, timeout=5)
-    except (ray_state.exception.RayStateApiException, ConnectionError):
+        worker = get_worker(worker_id, timeout=5)
+    except (RayStateApiException, ConnectionError):
         return False
-    return worker is not None and worker.exit_type in _BLAMELESS_EXITS
+    return getattr(worker, "exit_type", None) in _BLAMELESS_EXITS

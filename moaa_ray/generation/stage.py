@@ -20,6 +20,7 @@ from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import StageError
 from moaa_ray.generation import results, todo
+from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, Pool, start_coordinator
 from moaa_ray.generation.placing import line_pools, ray_cluster, slots_wanted
 from moaa_ray.generation.progress import Progress
@@ -158,7 +159,7 @@ def _watch(run: _Session, line: Line, coordinator, *, title: str, total: int) ->
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     with progress:
         run.rows_done += run_watched(line, coordinator, progress)
-    snapshot = ray.get(coordinator.snapshot.remote())
+    snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
     gpus = {pool.work.name: pool.num_gpus for pool in line.pools}
     run.pools += [pool_summary(pool, num_gpus=gpus[pool.name]) for pool in snapshot.pools]
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)

@@ -5,7 +5,7 @@ the line was cut into phases when it was committed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from moaa_ray.core.admission import RowRef, WorkBlock
 from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.turns import first_open_pass, reopen
 from moaa_ray.data import commit, publish, schemas
-from moaa_ray.data.sources import start_turns
+from moaa_ray.data.conversations import TurnMode, start_turns
 from moaa_ray.data.store import Store
 from moaa_ray.types import Row
 
@@ -42,7 +42,12 @@ class Prompts:
 
 
 def seed_prompts(
-    store: Store, epoch: commit.Epoch, *, known: commit.Statuses, modes: dict[str, str], passes: Sequence[MixturePass]
+    store: Store,
+    epoch: commit.Epoch,
+    *,
+    known: commit.Statuses,
+    modes: Mapping[str, TurnMode],
+    passes: Sequence[MixturePass],
 ) -> Prompts:
     """Go through the published prompts; those without a record are committed as open rows at the beginning."""
     names = [p.name for p in passes]
@@ -64,7 +69,7 @@ def seed_prompts(
     return Prompts(order=order, later_turns=dict(later_turns))
 
 
-def _first_row(record: dict, modes: dict[str, str]) -> Row:
+def _first_row(record: dict, modes: Mapping[str, TurnMode]) -> Row:
     context, later = start_turns(schemas.messages_from(record["messages"]), modes.get(record["source"], "all"))
     return Row(id=record["id"], source=record["source"], messages=context, later=later)
 
