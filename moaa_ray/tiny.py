@@ -77,7 +77,7 @@ def _train_tokenizer(template: str):
 def _pair_counts(tokenizer, template: str):
     import numpy as np
 
-    counts = np.full((len(tokenizer), len(tokenizer)), 1e-3)
+    counts = np.full((len(tokenizer), len(tokenizer)), 1e-5)
     end = tokenizer.convert_tokens_to_ids(_TEMPLATES[template][2])
     for paragraph in CORPUS:
         ids = [*tokenizer.encode(paragraph, add_special_tokens=False), end]
@@ -87,7 +87,7 @@ def _pair_counts(tokenizer, template: str):
         counts[tokenizer.encode("\n", add_special_tokens=False)[-1], start] += 3
         counts[tokenizer.encode("\n\n", add_special_tokens=False)[-1], start] += 3
     special = [tokenizer.convert_tokens_to_ids(token) for token in _TEMPLATES[template][1]]
-    counts[:, [i for i in special if i != end]] = 1e-4
+    counts[:, [i for i in special if i != end]] = 1e-6
     return counts
 
 
@@ -95,6 +95,7 @@ def _save_model(folder: Path, tokenizer, pairs, *, seed: int, template: str, win
     import numpy as np
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -126,6 +127,7 @@ def _save_model(folder: Path, tokenizer, pairs, *, seed: int, template: str, win
         for name, weight in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}

@@ -12,6 +12,7 @@ from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
 
 _LOG_EVERY_S = 15.0
 _RATE_WINDOW_S = 30.0
+_START_PATIENCE = 5
 
 
 class Progress:
@@ -57,7 +58,9 @@ class Progress:
 
     def _warn(self, snapshot: Snapshot, now: float) -> None:
         still_s = now - self._last_change
-        if still_s < self._warn_after_s or now - self._warned_at < self._warn_after_s:
+        is_starting = any(stats.state == "starting" for pool in snapshot.pools for stats in pool.stats)
+        limit_s = self._warn_after_s * (_START_PATIENCE if is_starting else 1)
+        if still_s < limit_s or now - self._warned_at < self._warn_after_s:
             return
         self._warned_at = now
         self._console.print(f"nothing has moved for {still_s:.0f} s: {diagnosis(snapshot)}", soft_wrap=True)

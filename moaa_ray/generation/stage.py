@@ -158,7 +158,9 @@ def _watch(run: _Session, line: Line, coordinator, *, title: str, total: int) ->
     settings = run.loaded.recipe.generate
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     with progress:
-        run.rows_done += run_watched(line, coordinator, progress)
+        run.rows_done += run_watched(
+            line, coordinator, progress, check_owner=lambda: commit.check_owner(run.store, run.epoch)
+        )
     snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
     gpus = {pool.work.name: pool.num_gpus for pool in line.pools}
     run.pools += [pool_summary(pool, num_gpus=gpus[pool.name]) for pool in snapshot.pools]

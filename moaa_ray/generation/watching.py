@@ -2,16 +2,19 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from moaa_ray.errors import StageError
+from moaa_ray.errors import MoaaError, StageError
 from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, run_line
 from moaa_ray.generation.progress import Progress
+from moaa_ray.generation.session import log_folder
 
 _POLL_S = 0.5
+_CHECK_OWNER_S = 10.0
 
 
 class _Consumer(threading.Thread):
@@ -32,12 +35,13 @@ class _Consumer(threading.Thread):
             self.error = error
 
 
-def run_watched(line: Line, coordinator, progress: Progress) -> int:
+def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Callable[[], None]) -> int:
     """Run a phase to its end; returns the rows committed.
 
-    Raises StageError when a pool gets no resources within start_timeout_s, naming it, and whatever the plan raises.
+    check_owner raises FencedError when another driver has taken the run over; it is called now and then.
+    Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks.
     """
-    began = time.monotonic()
+    began = checked_at = time.monotonic()
     consumer = _Consumer(line, coordinator)
     consumer.start()
     is_placed = False
@@ -48,11 +52,28 @@ def run_watched(line: Line, coordinator, progress: Progress) -> int:
             continue
         progress.show(snapshot)
         is_placed = is_placed or not _waiting(line, snapshot)
+        if time.monotonic() - checked_at > _CHECK_OWNER_S:
+            checked_at = time.monotonic()
+            check_owner()
         if not is_placed and time.monotonic() - began > line.start_timeout_s:
             raise StageError(_who_waits(line, snapshot))
     if consumer.error is not None:
-        raise consumer.error
+        raise _as_ours(consumer.error) from consumer.error
     return consumer.num_rows
+
+
+def _as_ours(error: BaseException) -> BaseException:
+    """What a worker or the plan raised, as an error of ours: our own kinds travel inside Ray's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MoaaError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    told = " ".join(str(error).split())[-600:]
+    return StageError(
+        f"the plan broke ({type(error).__name__}): ...{told}\nwhat is committed is kept; run the same command again "
+        f"to go on. Logs of Ray and the engines: {log_folder()}"
+    )
 
 
 def _snapshot(coordinator) -> Snapshot | None:
