@@ -16,6 +16,9 @@ from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import aggregate_messages, fence_for
 from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row, Sampling
 
+ENGINE_MISSING = "engine_missing"
+"""Reason of a failure, and flag of a row, when a pool's engine could not be had for the whole run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureRules:
@@ -177,7 +180,8 @@ def shown(row: Row, reads: Sequence[str], rules: MixtureRules) -> list[tuple[str
 def _with_flags(row: Row, name: str) -> tuple[str, ...]:
     flags = row.flags
     for answer in row.answers[name]:
-        for flag in answer.flags if isinstance(answer, Completion) else ():
+        told = answer.flags if isinstance(answer, Completion) else (ENGINE_MISSING,) * (answer.reason == ENGINE_MISSING)
+        for flag in told:
             flags = _add(flags, f"{flag}:{name}")
     return flags
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from moaa_ray.core.admission import Admission, RowRef, WorkBlock
 from moaa_ray.core.suspects import Sorting, Suspects
-from moaa_ray.generation.engine_host import HostStats
+from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.generation.node_events import is_blameless_death
 
 

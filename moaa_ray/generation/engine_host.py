@@ -9,9 +9,10 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 
+from moaa_ray.core.passes import CannotAskError
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
+from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.types import Answer, Completion, Failure, Message, Request
 
 _START_ATTEMPTS = 2
@@ -30,22 +31,6 @@ class EngineDiedError(Exception):
 
 class EngineMissingError(Exception):
     """The engine cannot be started; the message says why."""
-
-
-@dataclass
-class HostStats:
-    """What one worker's engine has done so far; times in seconds."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    failures: Counter = field(default_factory=Counter)
-    busy_s: float = 0.0
-    up_s: float = 0.0
-    start_s: float = 0.0
-    deaths: int = 0
-    open_requests: int = 0
-    state: str = "waiting"
 
 
 class EngineHost:
@@ -69,10 +54,9 @@ class EngineHost:
         self._engine: Engine | None = None
         self._missing = ""
         self._open: set[asyncio.Task] = set()
+        self._lost: dict[asyncio.Task, str] = {}
         self._latencies_s: deque[float] = deque(maxlen=1000)
-        self._last_progress = 0.0
-        self._busy_since = 0.0
-        self._up_since = 0.0
+        self._last_progress = self._busy_since = self._up_since = 0.0
         self._watcher: asyncio.Task | None = None
         self._how_it_died = ""
         self._deaths_in_a_row = 0
@@ -81,14 +65,21 @@ class EngineHost:
 
     @property
     def window(self) -> int:
-        """Context window of the running engine."""
-        assert self._engine is not None
-        return self._engine.window
+        """Context window of the running engine. Raises EngineDiedError between two engines."""
+        return self._living_engine().window
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, by the running engine."""
-        assert self._engine is not None
-        return self._engine.count_tokens(messages)
+        """Tokens of a prompt. Raises CannotAskError where the engine refuses it, EngineDiedError between engines."""
+        try:
+            return self._living_engine().count_tokens(messages)
+        except RequestError as error:
+            failure = Failure(reason=error.reason, detail=error.detail, retryable=error.retryable)
+            raise CannotAskError(failure) from error
+
+    def _living_engine(self) -> Engine:
+        if self._engine is None or self._how_it_died:
+            raise EngineDiedError(self.generation, self._how_it_died or "is gone")
+        return self._engine
 
     async def ready(self, *, after: int = 0) -> None:
         """Wait for a living engine of a generation above `after`; a death is told before the next one starts.
@@ -131,7 +122,7 @@ class EngineHost:
                 self._missing = last
                 raise EngineMissingError(last)
             self._stats.state = f"retrying: {last[:120]}"
-            await asyncio.sleep(min(60.0, 2.0**attempt))
+            await asyncio.sleep(min(60.0, 2.0 ** min(attempt, 6)))
         self._engine = engine
         self.generation += 1
         self._how_it_died = ""
@@ -156,11 +147,10 @@ class EngineHost:
 
     async def answer(self, request: Request) -> Answer:
         """The request's completion or failure. Raises EngineDiedError when the engine dies under it."""
-        generation, engine = self.generation, self._engine
-        if engine is None or self._how_it_died:
-            raise EngineDiedError(generation, self._how_it_died or "is gone")
+        generation, engine = self.generation, self._living_engine()
         task = asyncio.current_task()
         assert task is not None
+        cancels_before = task.cancelling()
         began = time.monotonic()
         if not self._open:
             self._busy_since = self._last_progress = began
@@ -174,15 +164,18 @@ class EngineHost:
         except TimeoutError:
             answer = Failure(reason="timeout", detail=f"no answer within {self._request_timeout_s:.0f} s")
         except EngineDeadError as error:
-            self._how_it_died = "died"
+            if generation == self.generation and not self._how_it_died:
+                self._declare_dead("died", but=task)
             raise EngineDiedError(generation, "died") from error
         except asyncio.CancelledError:
-            if generation == self.generation and self._how_it_died:
-                task.uncancel()
-                raise EngineDiedError(generation, self._how_it_died) from None
+            how = self._lost.pop(task, "")
+            if how and task.uncancel() <= cancels_before:
+                raise EngineDiedError(generation, how) from None
             raise
         finally:
             self._open.discard(task)
+            if self._lost.pop(task, ""):
+                task.uncancel()  # the engine kept the cancellation to itself
             self._last_progress = time.monotonic()
             if not self._open:
                 self._stats.busy_s += self._last_progress - self._busy_since
@@ -199,6 +192,10 @@ class EngineHost:
         else:
             self._stats.failures[answer.reason] += 1
 
+    def count_failure(self, reason: str) -> None:
+        """Count a failure that never reached the engine."""
+        self._stats.failures[reason] += 1
+
     async def _watch(self) -> None:
         """Declare the engine hung when requests are open and none has ended for too long."""
         while True:
@@ -206,9 +203,14 @@ class EngineHost:
             await asyncio.sleep(min(5.0, limit_s / 4))
             silent_s = time.monotonic() - self._last_progress
             if self._open and self._engine is not None and not self._how_it_died and silent_s > limit_s:
-                self._how_it_died = f"hung: nothing answered for {silent_s:.0f} s"
-                for task in list(self._open):
-                    task.cancel()
+                self._declare_dead(f"hung: nothing answered for {silent_s:.0f} s")
+
+    def _declare_dead(self, how: str, *, but: asyncio.Task | None = None) -> None:
+        """Let go of the engine and of every request with it, but the one that brought the news."""
+        self._how_it_died = how
+        for task in self._open - {but}:
+            self._lost[task] = how
+            task.cancel()
 
     def hang_limit_s(self) -> float:
         """Three times the 99th percentile of this engine's own latencies, and at least hang_after_s."""
@@ -232,6 +234,7 @@ class EngineHost:
             self._watcher.cancel()
         engine, self._engine = self._engine, None
         if engine is not None:
+            self._stats.up_s += time.monotonic() - self._up_since
             await _quietly_stop(engine)
 
 

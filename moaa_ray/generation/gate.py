@@ -30,13 +30,14 @@ class Gate:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Run with nothing else."""
-        self._num_want_alone += 1
-        try:
-            async with self._changed:
+        async with self._changed:
+            self._num_want_alone += 1
+            try:
                 await self._changed.wait_for(lambda: not self._is_alone and not self._num_shared)
                 self._is_alone = True
-        finally:
-            self._num_want_alone -= 1
+            finally:
+                self._num_want_alone -= 1
+                self._changed.notify_all()  # shared work waited for this one, which may have been cancelled
         try:
             yield
         finally:

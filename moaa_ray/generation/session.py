@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import ray
 
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.recipe import RayConfig
 
+_START_ATTEMPTS = 3
 _SPARE_CPU_SLOTS = 4
 """Logical CPUs of a local cluster beyond the pools', so that Ray's own tasks never wait for a pool to end."""
 
@@ -33,7 +34,7 @@ def session(config: RayConfig, *, cpu_slots: float) -> Iterator[bool]:
         wanted = int(cpu_slots) + _SPARE_CPU_SLOTS
         options |= {"num_cpus": config.num_cpus or max(os.cpu_count() or 1, wanted), "include_dashboard": False}
     try:
-        ray.init(**options)
+        _init(options, num_attempts=_START_ATTEMPTS if address == "local" else 1)
     except ConnectionError as error:
         raise ConfigError(
             f"ray.address = {config.address}: no Ray cluster answers there ({error}); start one, give its address, "
@@ -44,6 +45,20 @@ def session(config: RayConfig, *, cpu_slots: float) -> Iterator[bool]:
         yield address == "local"
     finally:
         ray.shutdown()
+
+
+def _init(options: dict, *, num_attempts: int) -> None:
+    """ray.init; a local cluster that does not come up in time on a busy machine is tried again."""
+    for attempt in range(1, num_attempts + 1):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError:
+            raise
+        except Exception as error:  # Ray raises a bare Exception when its own node is slow to start
+            if "timed out during startup" not in str(error) or attempt == num_attempts:
+                raise StageError(f"Ray did not start ({error}); free this machine's CPUs and run it again") from error
+            ray.shutdown()
 
 
 def log_folder() -> str:

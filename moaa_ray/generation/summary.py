@@ -73,7 +73,7 @@ def pool_summary(pool: PoolSnapshot, *, num_gpus: int) -> PoolSummary:
 
 
 def render(summary: Summary) -> str:
-    """The summary as plain text of at most 100 columns."""
+    """The summary as plain text, within 100 columns as long as names and numbers are short."""
     counts = ", ".join(f"{n:,} {status}" for status, n in summary.statuses.items() if n)
     equal = "=" if summary.is_conserved else "DOES NOT EQUAL"
     lines = [f"{summary.num_prompts:,} prompts {equal} {counts or 'none'}   ({duration(summary.seconds)})"]
@@ -81,16 +81,23 @@ def render(summary: Summary) -> str:
         if counted:
             lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
     if summary.pools:
-        lines.append(
-            f"  {'pool':<22}{'calls':>8}{'tokens in':>12}{'tokens out':>12}{'tok/s':>8}{'busy':>6}"
-            f"{'engine':>8}{'GPU-s':>8}  failures"
-        )
-    for p in summary.pools:
+        lines += _pool_table(summary.pools)
+    return "\n".join(lines)
+
+
+def _pool_table(pools: Sequence[PoolSummary]) -> list[str]:
+    """A line of names and one per pool; a column grows with its longest number."""
+    table = [("pool", "calls", "tokens in", "tokens out", "tok/s", "busy", "engine", "GPU-s", "failures")]
+    for p in pools:
         failed = ", ".join(f"{reason} {n}" for reason, n in p.failures.items())
         deaths = f"{p.deaths} engine deaths" if p.deaths else ""
         trouble = "; ".join(text for text in (failed, deaths) if text)
-        lines.append(
-            f"  {p.name:<22}{p.calls:>8,}{p.prompt_tokens:>12,}{p.completion_tokens:>12,}{p.tokens_per_s:>8,.0f}"
-            f"{p.busy_fraction:>6.0%}{duration(p.engine_s):>8}{p.gpu_s:>8,.0f}  {trouble}"
-        )
-    return "\n".join(lines)
+        counts = (f"{p.calls:,}", f"{p.prompt_tokens:,}", f"{p.completion_tokens:,}", f"{p.tokens_per_s:,.0f}")
+        times = (f"{p.busy_fraction:.0%}", duration(p.engine_s), f"{p.gpu_s:,.0f}")
+        table.append((p.name, *counts, *times, trouble))
+    usual = (22, 8, 12, 12, 8, 6, 8, 8)
+    widths = [max(w, 2 + max(map(len, column))) for w, column in zip(usual, zip(*table, strict=True), strict=False)]
+    return [
+        f"  {name:<{widths[0]}}{''.join(f'{n:>{w}}' for n, w in zip(numbers, widths[1:], strict=True))}  {trouble}"
+        for name, *numbers, trouble in table
+    ]

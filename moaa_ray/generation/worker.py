@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import ray
 
-from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.mixture import ENGINE_MISSING, MixturePass
 from moaa_ray.core.passes import CannotAskError, Room
 from moaa_ray.core.suspects import MAX_ATTEMPTS, Sorting
 from moaa_ray.engines.base import Engine
@@ -160,8 +160,9 @@ class PassWorker:
         is_needed = self._work.on_missing == "fail" or any(p.is_final for p in self._work.passes)
         if is_needed:
             await self._coordinator.stop.remote(f"pool {self._work.name}: its engine cannot start: {error}")
-            return replace(row, status="failed", reason=f"{self._work.name}: engine_missing: {error}")
-        failure = Failure(reason="engine_missing", detail=str(error))
+            return replace(row, status="failed", reason=f"{self._work.name}: {ENGINE_MISSING}: {error}")
+        failure = Failure(reason=ENGINE_MISSING, detail=str(error))
+        self._host.count_failure(ENGINE_MISSING)
         for p in self._work.passes:
             row = p.fold(row, p.all_failed(row, failure))
         return row

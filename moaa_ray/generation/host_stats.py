@@ -1,0 +1,20 @@
+"""What an engine's host counts; the numbers behind the progress display and the summary."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class HostStats:
+    """What one worker's engine has done so far; times in seconds."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failures: Counter = field(default_factory=Counter)
+    busy_s: float = 0.0
+    up_s: float = 0.0
+    start_s: float = 0.0
+    deaths: int = 0
+    open_requests: int = 0
+    state: str = "waiting"

@@ -1,0 +1,121 @@
+import io
+import re
+from collections import Counter
+
+from rich.console import Console
+
+from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
+from moaa_ray.generation.host_stats import HostStats
+from moaa_ray.generation.progress import Progress, busy_fraction, diagnosis, duration, num_done, pool_state
+
+
+def pool(name="l0.a", *, stats=(), rows_done=0, worker_deaths=0, num_workers=1, idle_s=0.0) -> PoolSnapshot:
+    return PoolSnapshot(
+        name=name,
+        rows_done=rows_done,
+        stats=list(stats),
+        worker_deaths=worker_deaths,
+        num_workers=num_workers,
+        idle_s=idle_s,
+    )
+
+
+def snapshot(*pools, statuses=None, blocks=0, rows=0) -> Snapshot:
+    return Snapshot(
+        pools=list(pools),
+        statuses=Counter(statuses or {}),
+        reasons=Counter(),
+        num_blocks_in_line=blocks,
+        num_rows_in_line=rows,
+        max_blocks_in_line=blocks,
+        stop_reason="",
+    )
+
+
+def shown(*snapshots, total=100, warn_after_s=60.0, is_terminal=False) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=is_terminal, width=160, color_system=None)
+    with Progress(title="generate", total=total, warn_after_s=warn_after_s, console=console) as progress:
+        for one in snapshots:
+            progress.show(one)
+    return out.getvalue()
+
+
+def test_a_log_line_says_how_far_every_pool_is_and_what_has_failed():
+    up = HostStats(state="up")
+    line = shown(
+        snapshot(
+            pool("l0.a", stats=[up], rows_done=30),
+            pool("aggregate", num_workers=0),
+            statuses={"ok": 20, "failed": 2, "quarantined": 1, "open": 5},
+        )
+    )
+    assert re.fullmatch(
+        r"generate 28/100 rows, [\d.]+ rows/s, \d+s left, 2 failed, 1 quarantined \| "
+        r"l0.a 30 \(up\), aggregate 0 \(waiting for GPUs or CPUs\)\n",
+        line,
+    )
+
+
+def test_before_the_first_row_the_time_left_is_unknown():
+    assert shown(snapshot(pool())).startswith("generate 0/100 rows, 0.0 rows/s, time left unknown, no failures | ")
+
+
+def test_a_log_gets_no_second_line_at_once():
+    assert shown(*[snapshot(pool(), statuses={"ok": n}) for n in range(5)]).count("\n") == 1
+
+
+def test_a_terminal_gets_a_table_with_rates():
+    """Two engines, 10 s up each, one busy half the time: 300 tokens in 10 s are 30 tokens/s, 15 of 20 s are 75 %."""
+    stats = [
+        HostStats(state="up", completion_tokens=200, busy_s=10, up_s=10, open_requests=3, failures=Counter(timeout=2)),
+        HostStats(state="up", completion_tokens=100, busy_s=5, up_s=10, open_requests=1),
+    ]
+    text = shown(snapshot(pool("l0.a", stats=stats, rows_done=1234, num_workers=2)), is_terminal=True)
+    assert re.search(r"pool +rows +tokens/s +busy +open +failed +engines", text)
+    assert re.search(r"l0\.a +1,234 +30 +75% +4 +2 +2 up", text)
+
+
+def test_a_line_that_stands_still_is_reported_with_what_each_pool_waits_on():
+    still = snapshot(pool("l0.a", stats=[HostStats(state="up", open_requests=7)], idle_s=90), blocks=2, rows=32)
+    text = shown(still, still, warn_after_s=0.0)
+    assert (
+        "nothing has moved for 0 s: 2 blocks (32 rows) are in the line; l0.a: up, 7 requests open, last row 90 s ago\n"
+    ) in text
+    assert "nothing has moved" not in shown(still, still, warn_after_s=60.0)
+
+
+def test_the_diagnosis_names_the_pools_in_line_order():
+    text = diagnosis(
+        snapshot(
+            pool("l0.a", stats=[HostStats(state="starting")], idle_s=12.4),
+            pool("l0.b", idle_s=12.4),
+            pool("aggregate", num_workers=0, idle_s=12.4),
+            blocks=3,
+            rows=48,
+        )
+    )
+    assert text == (
+        "3 blocks (48 rows) are in the line; l0.a: starting, 0 requests open, last row 12 s ago; "
+        "l0.b: waiting for its first block, 0 requests open, last row 12 s ago; "
+        "aggregate: waiting for GPUs or CPUs, 0 requests open, last row 12 s ago"
+    )
+
+
+def test_a_pools_state_counts_its_engines_and_their_deaths():
+    stats = [HostStats(state="up", deaths=2), HostStats(state="up"), HostStats(state="retrying: no GPU")]
+    assert pool_state(pool(stats=stats, worker_deaths=1)) == "2 up, retrying: no GPU, 3 deaths"
+
+
+def test_the_busy_part_is_that_of_the_engines_lifetime_and_nothing_without_engines():
+    assert busy_fraction(pool(stats=[HostStats(busy_s=3, up_s=4), HostStats(busy_s=0, up_s=8)])) == 0.25
+    assert busy_fraction(pool()) == 0.0
+
+
+def test_rows_of_every_status_are_done():
+    assert num_done({"ok": 3, "open": 2, "failed": 1}) == 6
+
+
+def test_durations_are_short():
+    given = (0, 59.9, 60, 3599, 3600, 90061)
+    assert [duration(s) for s in given] == ["0s", "59s", "1m00s", "59m59s", "1h00m", "25h01m"]
