@@ -9,14 +9,14 @@ import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from moaa_ray.core.passes import CannotAskError
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
 from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.types import Answer, Completion, Failure, Message, Request
 
-_START_ATTEMPTS = 2
-_MAX_DEATHS_IN_A_ROW = 20
+_START_ATTEMPTS, _MAX_DEATHS_IN_A_ROW = 2, 20
 _STOP_LIMIT_S = 30.0
 
 
@@ -176,14 +176,16 @@ class EngineHost:
             self._open.discard(task)
             if self._lost.pop(task, ""):
                 task.uncancel()  # the engine kept the cancellation to itself
-            self._last_progress = time.monotonic()
+            ended = time.monotonic()
             if not self._open:
-                self._stats.busy_s += self._last_progress - self._busy_since
-        self._count(answer, self._last_progress - began)
+                self._stats.busy_s += ended - self._busy_since
+        self._count(answer, ended - began)
         return answer
 
     def _count(self, answer: Answer, latency_s: float) -> None:
         self._stats.calls += 1
+        if not (isinstance(answer, Failure) and answer.reason == "timeout"):
+            self._last_progress = time.monotonic()  # a timeout is none: the engine said nothing
         if isinstance(answer, Completion):
             self._deaths_in_a_row = 0
             self._latencies_s.append(latency_s)
@@ -215,7 +217,7 @@ class EngineHost:
     def hang_limit_s(self) -> float:
         """Three times the 99th percentile of this engine's own latencies, and at least hang_after_s."""
         if len(self._latencies_s) < 20:
-            return max(self._hang_after_s, min(self._request_timeout_s, 10 * self._hang_after_s))
+            return max(self._hang_after_s, min(self._request_timeout_s / 2, 10 * self._hang_after_s))
         p99 = sorted(self._latencies_s)[int(len(self._latencies_s) * 0.99)]
         return max(self._hang_after_s, 3 * p99)
 
@@ -239,9 +241,7 @@ class EngineHost:
 
 
 def _with_flags(completion: Completion, request: Request) -> Completion:
-    if not request.flags:
-        return completion
-    return Completion(**{**completion.__dict__, "flags": (*request.flags, *completion.flags)})
+    return replace(completion, flags=(*request.flags, *completion.flags)) if request.flags else completion
 
 
 async def _quietly_stop(engine: Engine) -> None:
