@@ -2,12 +2,13 @@
 
 import os
 from difflib import get_close_matches
+from math import ceil
 
 from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedRecipe
-from moaa_ray.planner import GeneratePlan, plan_generate
+from moaa_ray.planner import GeneratePlan, plan_generate, slots_wanted
 
 CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""
@@ -16,8 +17,9 @@ _KEYS = ("gpus", "gpu", "cpus", "nodes")
 
 
 def plan_for_cli(loaded: LoadedRecipe, *, cluster: str, num_rows: int) -> str:
-    """The plan of a recipe as text. An empty cluster is this machine's CPUs; num_rows 0: not known."""
-    shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
+    """The plan of a recipe as text. An empty cluster is the local one that `generate` starts; num_rows 0: not known."""
+    here = max(os.cpu_count() or 1, ceil(slots_wanted(loaded.recipe)))
+    shape = parse_cluster(cluster or f"cpus={here}")
     return render_plan(plan_generate(loaded.recipe, shape, num_rows or None, base_dir=loaded.base_dir))
 
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from math import ceil
 from pathlib import Path
 
-from moaa_ray.core.allocation import PoolSpec
+from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec
 from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
 from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.packing_gpus import Cluster
@@ -210,3 +210,15 @@ def _copies(line: Plan) -> list[str]:
                 f"{engine} stands in {len(uses)} pools: {places}; {cost}. Neighbouring passes would share one."
             )
     return notes
+
+
+def slots_wanted(recipe: Recipe) -> float:
+    """CPU slots that a local cluster needs for the least engines of every pool, admission and commit included."""
+    pools = [recipe.models[engine] for engine, _ in groupby(p.engine for p in mixture_passes(recipe))]
+    return SERVICE_CPUS + sum(_least_replicas(model) * model.num_cpus for model in pools)
+
+
+def _least_replicas(model: Model) -> int:
+    if isinstance(model.replicas, ReplicaRange):
+        return model.replicas.min
+    return model.replicas if isinstance(model.replicas, int) else 1

@@ -13,25 +13,11 @@ from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.loading import LoadedRecipe, resolve_model, resolve_path
+from moaa_ray.planner import slots_wanted
 from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
 
-_SERVICE_CPUS = 2
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
-
-
-def slots_wanted(recipe: Recipe) -> float:
-    """CPU slots that a local cluster needs for the least engines of every model, admission and commit included."""
-    used = {slot.model for layer in recipe.mixture.layers for slot in layer.proposers} | {
-        recipe.mixture.aggregator.model
-    }
-    return _SERVICE_CPUS + sum(_least_replicas(recipe.models[name]) * recipe.models[name].num_cpus for name in used)
-
-
-def _least_replicas(model: Model) -> int:
-    if isinstance(model.replicas, ReplicaRange):
-        return model.replicas.min
-    return model.replicas if isinstance(model.replicas, int) else 1
 
 
 def ray_cluster(recipe: Recipe, *, is_local: bool) -> Cluster:

@@ -22,7 +22,7 @@ from moaa_ray.errors import StageError
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, Pool, start_coordinator
-from moaa_ray.generation.placing import line_pools, ray_cluster, slots_wanted
+from moaa_ray.generation.placing import line_pools, ray_cluster
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
 from moaa_ray.generation.summary import PoolSummary, Summary, pool_summary, render
@@ -30,7 +30,7 @@ from moaa_ray.generation.todo import STAGE, Prompts, Step
 from moaa_ray.generation.watching import run_watched
 from moaa_ray.loading import LoadedRecipe
 from moaa_ray.mixture_line import mixture_passes, prompt_versions
-from moaa_ray.planner import plan_generate
+from moaa_ray.planner import plan_generate, slots_wanted
 from moaa_ray.run_record import open_run, set_stage
 
 
