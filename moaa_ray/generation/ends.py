@@ -1,7 +1,7 @@
 """The two ends of the line: blocks are admitted against tickets, and committed as files.
 
 The first pool's workers admit and the last pool's workers commit, so that neither end costs a process
-and a hop of its own (a third of Ray Data's price per block, for four pools).
+and a hop of its own: four pools make four hops, not six.
 """
 
 import asyncio
