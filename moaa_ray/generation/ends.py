@@ -15,6 +15,7 @@ from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.turns import close_turn, reopen
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.store import open_store
+from moaa_ray.errors import MoaaError
 from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema, key_of, warm_up_block
 from moaa_ray.types import Row
 
@@ -68,7 +69,11 @@ class Commit:
         key = key_of(block) if block.num_rows else ""
         if not key:
             return pa.table({"rows": pa.array([0], pa.int64())})
-        turn, coming, statuses, reasons = await asyncio.to_thread(self._write, key, block)
+        try:
+            turn, coming, statuses, reasons = await asyncio.to_thread(self._write, key, block)
+        except MoaaError as error:  # Ray keeps only the text of what a worker raises; people get this one whole
+            await self._coordinator.stop.remote(str(error))
+            raise
         await self._coordinator.committed.remote(key, turn + 1, coming, statuses, reasons)
         return pa.table({"rows": pa.array([block.num_rows], pa.int64())})
 

@@ -58,6 +58,9 @@ def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Cal
         if not is_placed and time.monotonic() - began > line.start_timeout_s:
             raise StageError(_who_waits(line, snapshot))
     if consumer.error is not None:
+        last = _snapshot(coordinator)
+        if last is not None and last.stop_reason:
+            raise StageError(last.stop_reason) from consumer.error
         raise _as_ours(consumer.error) from consumer.error
     return consumer.num_rows
 
