@@ -147,7 +147,9 @@ def _window_problem(path: str, slot: SlotConfig, num: int, window: int | None) -
 def _sentence(place: _Place, errors: list) -> str:
     path, kind, error = place.path, place.kind, errors[0]
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key; {_choices(str(error['loc'][-1]), kind, 'keys')}"
+        key = str(error["loc"][-1])
+        path = f"{path.removesuffix(key)}(not shown)" if _SECRET.search(key) else path
+        return f"{path}: unknown key; {_choices(key, kind, 'keys')}"
     if error["type"] == "missing":
         return f"{path}: missing; add it, there is no default"
     if error["type"].startswith("union_tag"):
@@ -160,11 +162,8 @@ def _sentence(place: _Place, errors: list) -> str:
         return f"{path}{joint}{own[0]['ctx']['error']}"
     value = "(not shown)" if path.endswith("api_key") else shown(error["input"])
     rules = [_rule(one) for one in errors]
-    return f"{path} = {value}: must be {' or '.join(dict.fromkeys(w for w, _ in rules))}; {_best_way(rules)}"
-
-
-def _best_way(rules: list[tuple[str, str]]) -> str:
-    return next((way for _, way in rules if way.startswith("did you mean")), rules[0][1])
+    best_way = next((way for _, way in rules if way.startswith("did you mean")), rules[0][1])
+    return f"{path} = {value}: must be {' or '.join(dict.fromkeys(w for w, _ in rules))}; {best_way}"
 
 
 def _rule(error: dict) -> tuple[str, str]:

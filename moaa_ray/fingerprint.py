@@ -1,38 +1,24 @@
-"""The recipe as text: its YAML, read and written by the same rules, and its fingerprint of what decides rows.
+"""The fingerprint of a recipe: what decides rows, field by field.
 
-A run keeps both. resolved_yaml tells people what ran; rows_fingerprint tells a later start of the same
-run whether it would make other rows, field by field. Reads no files; knows no secret but by its ${NAME}.
+A run keeps it, and a later start of the same run is told by it whether it would make other rows. How
+the recipe is written as text stands in recipe_yaml.py.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 
-import yaml
-
-from moaa_ray import checks
-from moaa_ray.errors import ConfigError
 from moaa_ray.recipe import Recipe, SourceConfig
-from moaa_ray.recipe_models import Config, Execution
+from moaa_ray.recipe_models import Config, Execution, ExecutionKeys
 
-SCALARS = {
-    "null": (r"~|null|", ["~", "n", ""]),
-    "bool": (r"true|false", "tf"),
-    "int": (r"[-+]?(0|[1-9][0-9]{0,18})", "-+0123456789"),
-    "float": (r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-}
-"""YAML 1.2's plain scalars: yes, on and 1:30 are text, 1e-3 is a number."""
-
-_MAX_DEPTH = 32
 _SOURCES = "prompts.sources["
 
 
 def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]:
     """Dotted field -> JSON text, for every field that decides what is in a row, plus `extra` (prompt versions).
 
-    Left out is what is marked Execution. Prompts may be added, taken away and reordered between runs, as
-    each row depends on its own prompt alone: so sources stand under their path, not their position, and
-    compare() lets whole ones come and go. How a source is read (columns, turns, name) decides rows and
+    Left out is what is marked Execution or ExecutionKeys. Prompts may be added, taken away and reordered
+    between runs, as each row depends on its own prompt alone: so sources stand under their path, not their
+    position, and compare() lets whole ones come and go. How a source is read (columns, turns, name) decides rows and
     may not change. Sources of one path that are read in several ways give the sorted list of the ways.
     """
     ways: dict[str, set[str]] = {}
@@ -64,87 +50,13 @@ def compare(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def resolved_yaml(recipe: Recipe) -> str:
-    """The whole recipe with all defaults as YAML that loads to an equal recipe.
-
-    Secrets stay ${NAME}; relative paths stay as written, so they count from where the recipe lay.
-    """
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-
-
-def parse_yaml(text: str, where: str) -> object:
-    """Plain data from YAML. Refuses duplicate keys, tags, aliases and depth, with the line; never quotes a line."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that refuses more
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}{at}: not valid YAML: {error.problem or error.context}; correct this line") from None
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"{where}: not YAML: it holds characters that YAML does not allow; save it as text") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Only mappings, lists and scalars, each written once."""
-
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - PyYAML's own way; filled below
-    depth = 0
-
-    def compose_node(self, parent, index):  # pyright: ignore
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _refusal(
-                "& and * (anchors, aliases) are not read here; write the value out, or put it in quotes", event
-            )
-        if getattr(event, "tag", None):
-            raise _refusal("! (a tag) is not read here; put the value in quotes", event)
-        if self.depth >= _MAX_DEPTH:
-            raise _refusal(f"nested deeper than {_MAX_DEPTH} levels", event)
-        self.depth += 1
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node, deep=False):
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                raise _refusal("this key is not text; put it in quotes", key)
-            if key.value in lines:
-                name = checks.shown(key.value)
-                raise _refusal(f"{name} stands here a second time, first on line {lines[key.value]}; keep one", key)
-            lines[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what either YAML 1.1 or the loader above would not read as text; writes no anchors."""
-
-    def ignore_aliases(self, data):
-        return True
-
-    def represent_str(self, data):
-        # PyYAML takes these for line ends unless they are escaped
-        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-
-
-for _tag, (_regex, _first) in SCALARS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^({_regex})\Z"), list(_first))
-
-
-def _refusal(problem: str, at) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
-
-
 def _fields(section: Config, path: str) -> Iterator[tuple[str, str]]:
     for name, field in type(section).model_fields.items():
         if Execution not in field.metadata:
-            yield from _leaves(getattr(section, name), f"{path}.{name}".lstrip("."))
+            value = getattr(section, name)
+            for keys in (mark.keys for mark in field.metadata if isinstance(mark, ExecutionKeys)):
+                value = {key: entry for key, entry in value.items() if key not in keys}
+            yield from _leaves(value, f"{path}.{name}".lstrip("."))
 
 
 def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:

@@ -13,21 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from moaa_ray import checks
+from moaa_ray.data.locations import without_file_scheme
+from moaa_ray.engines.weights import SCHEMES
 from moaa_ray.errors import ConfigError
-from moaa_ray.fingerprint import parse_yaml
 from moaa_ray.recipe import MixtureConfig, Recipe
 from moaa_ray.recipe_models import Model, ModelConfig, VllmModel
+from moaa_ray.recipe_yaml import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
 _MAX_JSON_BYTES = 64 * 2**20
 _MAX_PROBLEMS = 50
+_MAX_PROBLEM_CHARS = 1000
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_MODEL = TypeAdapter[Model](Model)
+_MODEL = TypeAdapter[Model](Model, config=ConfigDict(hide_input_in_errors=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     if problems or recipe is None:
         more = [f"... and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise ConfigError("\n  ".join([f"{path}: {count}", *problems[:_MAX_PROBLEMS], *more]))
+        told = [text if len(text) <= _MAX_PROBLEM_CHARS else f"{text[:_MAX_PROBLEM_CHARS]}..." for text in problems]
+        raise ConfigError("\n  ".join([f"{path}: {count}", *told[:_MAX_PROBLEMS], *more]))
     return LoadedRecipe(recipe=recipe, base_dir=base_dir, path=path)
 
 
 def resolve_path(base_dir: str | Path, value: str) -> str:
-    """A URI as it is, a local path made absolute: relative ones count from base_dir, ~ is the home folder."""
+    """A URI as it is, a local path (also as file://) made absolute: relative ones count from base_dir, ~ is home."""
+    value = without_file_scheme(value)
     if "://" in value:
         return value
     return os.path.abspath(os.path.join(base_dir, os.path.expanduser(value)))
@@ -78,7 +83,7 @@ def resolve_path(base_dir: str | Path, value: str) -> str:
 def resolve_model(base_dir: str | Path, value: str) -> str:
     """Where a model is: the absolute path of a local folder; URIs and hub ids as they are."""
     if "://" in value:
-        return value
+        return resolve_path(base_dir, value)
     looks_local = value.startswith((".", "/", "~")) or value.endswith((".safetensors", ".gguf", *_PICKLES))
     folder = resolve_path(base_dir, value)
     return folder if looks_local or not _HUB_ID.fullmatch(value) or os.path.isdir(folder) else value
@@ -170,10 +175,16 @@ def _model_problems(path: str, model: VllmModel, base_dir: Path) -> list[str]:
     problems = []
     if model.chat_template and not os.path.isfile(template := resolve_path(base_dir, model.chat_template)):
         problems.append(f"{path}.chat_template: {checks.shown(template)} is no local file; correct the path")
-    if model.lora and "://" not in model.lora:
+    place = resolve_model(base_dir, model.model)
+    lora = resolve_path(base_dir, model.lora) if model.lora else ""
+    for field, uri in ((f"{path}.model", place), (f"{path}.lora", lora)):
+        if "://" in uri and not uri.startswith(SCHEMES):
+            known = ", ".join(SCHEMES)
+            problems.append(f"{field}: weights are read from {known} or a folder; hub ids are written org/name")
+    if lora and "://" not in lora:
         needs = {"adapter_config.json": "give the folder that PEFT's `save_pretrained` wrote"}
-        problems += _folder_problems(f"{path}.lora", Path(resolve_path(base_dir, model.lora)), needs=needs)
-    folder = Path(resolve_model(base_dir, model.model))
+        problems += _folder_problems(f"{path}.lora", Path(lora), needs=needs)
+    folder = Path(place)
     if folder.is_absolute():
         field = f"{path}.model = {checks.shown(model.model)}"
         problems += _folder_problems(

@@ -52,10 +52,12 @@ class PromptsConfig(Config):
     sources: list[SourceConfig] = Field(min_length=1)
     max_chars: int = Field(default=100_000, ge=1)
     """Prompts with more characters than this, over all their messages, are over-long."""
-    over_long: Literal["drop", "error"] = "drop"
-    empty: Literal["drop", "error"] = "drop"
-    duplicates: Literal["drop", "error"] = "drop"
+    over_long: Annotated[Literal["drop", "error"], Execution] = "drop"
+    empty: Annotated[Literal["drop", "error"], Execution] = "drop"
+    duplicates: Annotated[Literal["drop", "error"], Execution] = "drop"
     """Rows with the same id and the same content; the same id with different content is always an error."""
+    bad_rows: Annotated[Literal["drop", "error"], Execution] = "drop"
+    """Rows that no prompt can be read from: broken lines, wrong types, roles or ids. error: the first one stops."""
 
 
 class SlotConfig(Config):

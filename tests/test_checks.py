@@ -63,6 +63,20 @@ def test_an_unused_model_is_refused(tmp_path):
     assert "models.spare: no slot of the mixture uses it; take it out, or add a proposer" in text
 
 
+@pytest.mark.parametrize(("model", "lora"), [("hf://org/m", None), ("org/m", "http://host/lora")])
+def test_weights_of_an_unknown_scheme_are_refused_before_an_engine_meets_them(tmp_path, model, lora):
+    text = problems(tmp_path, model=local(model, lora=lora, context_window=4096))
+    field = "models.a.lora" if lora else "models.a.model"
+    assert f"{field}: weights are read from s3://, gs://" in text
+    assert "hub ids are written org/name" in text
+
+
+def test_a_model_folder_may_be_given_as_a_file_uri(tmp_path):
+    folder = model_folder(tmp_path / "m")
+    assert problems(tmp_path, model=local(f"file://{folder}")) == ""
+    assert "has no config.json" in problems(tmp_path, model=local(f"file://{tmp_path}"))
+
+
 def test_two_slots_with_one_label_are_refused(tmp_path):
     text = problems(tmp_path, layers=[{"proposers": [{"model": "a"}, {"model": "a"}]}])
     assert "mixture.layers.0.proposers: two proposers of one layer are called 'a'; give each its own `name`" in text

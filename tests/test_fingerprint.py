@@ -85,8 +85,6 @@ def test_a_change_is_told_with_both_values():
         ("models.f.completion_tokens", 5),
         ("models.f.length_sigma", 0.5),
         ("prompts.max_chars", 5),
-        ("prompts.over_long", "error"),
-        ("prompts.duplicates", "error"),
         ("generate.shard_rows", 5),
     ],
 )
@@ -110,7 +108,7 @@ def test_a_change_of_what_rows_hold_is_refused_with_its_field(field, value):
         ("models.v.pipeline_parallel", 2),
         ("models.v.device", "cpu"),
         ("models.v.gpu_memory_fraction", 0.5),
-        ("models.v.engine_args", {"enforce_eager": True}),
+        ("models.v.engine_args", {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 512}),
         ("models.o.base_url", "http://other/v1"),
         ("models.o.api_key", "${OTHER}"),
         ("models.o.requests_per_minute", 5),
@@ -123,6 +121,10 @@ def test_a_change_of_what_rows_hold_is_refused_with_its_field(field, value):
         ("ray.address", "local"),
         ("ray.num_cpus", 3),
         ("plan.prompt_tokens", 5),
+        ("prompts.over_long", "error"),
+        ("prompts.empty", "error"),
+        ("prompts.duplicates", "error"),
+        ("prompts.bad_rows", "error"),
         ("prompts.sources.0.limit", 5),
         ("prompts.sources.0.sample", 5),
         ("prompts.sources.0.format", "jsonl"),
@@ -143,6 +145,22 @@ def test_a_change_of_how_rows_are_made_is_accepted(field, value):
 )
 def test_another_way_of_reading_the_same_source_is_refused(field, value, line):
     assert changed(field, value) == [line]
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ({"rope_scaling": "yarn"}, 'models.v.engine_args.rope_scaling was not there, is "yarn"'),
+        ({"enforce_eager": True, "seed": 3}, "models.v.engine_args.seed was not there, is 3"),
+        ({"tokenizer": "./other"}, 'models.v.engine_args.tokenizer was not there, is "./other"'),
+        (
+            {"an_argument_of_a_later_vllm": None},
+            "models.v.engine_args.an_argument_of_a_later_vllm was not there, is null",
+        ),
+    ],
+)
+def test_an_engine_argument_that_is_not_known_to_leave_rows_alone_is_refused(args, line):
+    assert changed("models.v.engine_args", args) == [line]
 
 
 def test_sources_may_come_go_and_change_places():

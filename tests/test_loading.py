@@ -9,10 +9,12 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from moaa_ray.errors import ConfigError
-from moaa_ray.fingerprint import resolved_yaml
 from moaa_ray.loading import load_recipe, resolve_model, resolve_path
+from moaa_ray.recipe_models import OpenaiModel
+from moaa_ray.recipe_yaml import resolved_yaml
 
 RECIPE = {
     "name": "demo",
@@ -54,6 +56,8 @@ def test_a_run_dir_counts_from_the_current_directory_and_a_uri_stays(tmp_path, m
     path = write(tmp_path, RECIPE)
     assert load_recipe(path, ["run_dir=out/x"]).run_dir == "/out/x"
     assert load_recipe(path, ["run_dir=s3://b/x"]).run_dir == "s3://b/x"
+    assert load_recipe(path, ["run_dir=file:///out/x"]).run_dir == "/out/x"
+    assert load_recipe(path, ["run_dir=file://out/x"]).run_dir == "/out/x"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,7 @@ def test_the_last_of_two_overrides_of_one_field_wins(tmp_path):
         ("[key]=1", ["[key]: unknown key", "valid keys: name"]),
         ("models.strong.[key]=1", ["models.strong.[key]: unknown key", "valid keys: replicas"]),
         ("models.[key].context_window=1", ["models.[key].engine: missing", "valid engines: vllm"]),
+        ("models.remote.base_url=http://h:80000/v1", ["models.remote.base_url: its port is no number", "write it as"]),
         ("seed=one", ["seed = 'one': must be a whole number", "in digits"]),
     ],
 )
@@ -195,6 +200,11 @@ CANARY = "sk-canary0123"
         f"models.remote.api_key=*{CANARY}",
         f"models.remote.concurrency={CANARY}",
         f"models.remote.api_key.x={CANARY}",
+        f"models.remote.api_key={{key: {CANARY}}}",
+        f"models.remote.{CANARY}=1",
+        f"{CANARY}=1",
+        f"models.remote={CANARY}",
+        f"models={CANARY}",
     ],
 )
 def test_no_message_shows_a_secret(tmp_path, override):
@@ -203,6 +213,22 @@ def test_no_message_shows_a_secret(tmp_path, override):
 
 def test_a_secret_on_a_broken_line_of_yaml_is_not_shown(tmp_path):
     assert CANARY not in message(tmp_path, f"models: {{a: {{api_key: {CANARY}: x]")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"api_key": [CANARY]}, {"api_key": CANARY}, {"base_url": f"http://u:{CANARY}@h/v1"}, {"api_kye": CANARY}]
+)
+def test_an_error_of_pydantic_itself_holds_no_value_of_the_recipe(fields):
+    with pytest.raises(ValidationError) as caught:
+        OpenaiModel.model_validate({"engine": "openai", "model": "m", "base_url": "http://h/v1"} | fields)
+    assert CANARY not in str(caught.value) + repr(caught.value)
+
+
+@pytest.mark.parametrize("override", ["{key}=1", "models.{key}.engine=x", "models.strong.{key}=1", "seed={key}"])
+def test_a_message_about_a_very_long_key_or_value_is_short(tmp_path, override):
+    assert len(message(tmp_path, RECIPE, override.format(key="k" * 400))) < 4000
+    long = "k" * 100_000
+    assert len(message(tmp_path, RECIPE | {long: 1, "models": {long: {"engine": long}}, "seed": long})) < 8000
 
 
 def test_secrets_stay_references_and_are_never_resolved(tmp_path, monkeypatch):
@@ -241,6 +267,8 @@ def test_paths_are_resolved_against_the_recipes_folder_and_uris_stay(tmp_path):
     assert resolve_model(tmp_path, "org/name") == "org/name"
     assert resolve_model(tmp_path, "a/b/c") == str(tmp_path / "a/b/c")
     assert resolve_model(tmp_path, "s3://b/m") == "s3://b/m"
+    assert resolve_model(tmp_path, "file:///w/m") == "/w/m"
+    assert resolve_path(tmp_path, "file:///w/m") == "/w/m"
 
 
 def places(value: object, at: tuple = ()) -> list[tuple]:

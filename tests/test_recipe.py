@@ -53,6 +53,53 @@ def test_an_endpoint_is_a_plain_http_url(url):
 
 
 @pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://host:0/v1", "port is no number from 1 to 65535; write it as http://host:8000/v1"),
+        ("http://host:65536/v1", "port is no number"),
+        ("http://host:/v1", "port is no number"),
+        ("http://host:80a/v1", "port is no number"),
+        ("http://host:８０/v1", "port is no number"),
+        ("http://[::1]:99999", "port is no number"),
+        ("http://:8000/v1", "host is no name or IP address; write it as"),
+        ("http://ho..st/v1", "host is no name"),
+        ("http://-host/v1", "host is no name"),
+        ("http://a,b/v1", "host is no name"),
+        ("http://127.0.0.256/v1", "host is no name"),
+        ("http://[::1/v1", "host is no name"),
+        ("http://[::1]x/v1", "host is no name"),
+        ("http://[1.2.3.4]/v1", "host is no name"),
+        ("http://::1:8000/v1", "host is no name"),
+        ("http://" + "a" * 64, "host is no name"),
+        ("http://" + "a." * 100_000, "host is no name"),
+        ("HTTP//host", "does not start with http:// or https://"),
+        ("file:///v1", "does not start with http:// or https://"),
+        ("https://host/v1/chat/completions", "end it before them, as http://host:8000/v1"),
+        ("https://host/v1/models/", "end it before them"),
+    ],
+)
+def test_scheme_host_port_and_path_of_an_endpoint_are_checked(url, said):
+    with pytest.raises(ValidationError, match=said):
+        OpenaiModel(engine="openai", model="m", base_url=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://[::1]:8000/v1",
+        "https://api.example.org./v1/",
+        "http://vllm_server:1",
+        "http://localhost:65535",
+        "https://bücher.example/v1",
+        "https://a1.svc.cluster.local/gateway/v1beta/openai",
+    ],
+)
+def test_ordinary_addresses_of_endpoints_pass(url):
+    assert OpenaiModel(engine="openai", model="m", base_url=url).base_url == url
+
+
+@pytest.mark.parametrize(
     ("key", "way_out"),
     [
         ("max_model_len", "is the field context_window"),

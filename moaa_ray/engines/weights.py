@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-_SCHEMES = ("s3://", "gs://", "gcs://", "az://", "abfs://")
+SCHEMES = ("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://", "hdfs://")
 
 
 def local_weights(model: str) -> str:
@@ -15,7 +15,7 @@ def local_weights(model: str) -> str:
     The copy goes to MOAA_WEIGHTS_DIR (default: ~/.cache/moaa_ray/weights). Workers of one machine
     wait for each other's copy; a copy that broke off is never taken for a whole one.
     """
-    if not model.startswith(_SCHEMES):
+    if not model.startswith(SCHEMES):
         return model
     import fsspec
 
