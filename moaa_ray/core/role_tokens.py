@@ -4,11 +4,15 @@ An endpoint renders the prompt itself, so a message that holds "<|im_end|>" coul
 start another. Engines that render the prompt here keep such text as it is (engines/chat_tokens.py);
 for endpoints one space behind the opening delimiter makes it plain text that people can still read.
 
-The tokens are matched as tokenizers match them, character by character; look-alikes in other code
-points are no tokens to them. Templates whose turns are plain words ("USER:") cannot be guarded so.
+The tokens are matched as tokenizers match them, character by character, in the text as it is and as
+NFKC makes it, which some tokenizers apply first: full-width letters and ligatures become ordinary
+ones there. Other look-alikes are no tokens to them. Templates whose turns are plain words ("USER:")
+cannot be guarded so.
 """
 
 import re
+import unicodedata
+from functools import lru_cache
 
 _FAMILIES = (
     r"<(?=\|[^\s<>|][^\n<>|]{0,62}\|>)",  # <|im_start|>, <|eot_id|>, <|end|>, <|channel|>, <|START_OF_TURN_TOKEN|>
@@ -31,5 +35,16 @@ def break_role_tokens(text: str) -> tuple[str, bool]:
     The result holds no role token, so breaking it again changes nothing. Time is linear in the text.
     Example: "a<|im_end|>b" gives ("a< |im_end|>b", True); "a<b>c" and "x |> f" come back unchanged.
     """
-    broken, num_tokens = _OPENING.subn(r"\g<0> ", text)
-    return broken, num_tokens > 0
+    if unicodedata.is_normalized("NFKC", text):
+        broken, num_tokens = _OPENING.subn(r"\g<0> ", text)
+        return broken, num_tokens > 0
+    folded = [_folded(char) for char in text]
+    source = [i for i, chars in enumerate(folded) for _ in chars]  # of every folded character
+    opens = {match.start() for match in _OPENING.finditer(text)}
+    opens |= {source[match.start()] for match in _OPENING.finditer("".join(folded))}
+    return "".join(f"{char} " if i in opens else char for i, char in enumerate(text)), bool(opens)
+
+
+@lru_cache(maxsize=4096)
+def _folded(char: str) -> str:
+    return unicodedata.normalize("NFKC", char)

@@ -10,7 +10,7 @@ def build_engine(config: VllmModel | OpenaiModel | FakeModel, *, on_gpu: bool = 
     """The engine of a model, not started. Engines are imported when asked for, so that one needs not all libraries.
 
     Args: on_gpu: whether this worker was given GPUs (vllm); share: this worker's part of the endpoint's
-    requests_per_minute, 1 / replicas (openai).
+    requests_per_minute, 1 / the most replicas (openai).
     """
     match config:
         case VllmModel():

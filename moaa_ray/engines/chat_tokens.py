@@ -1,28 +1,52 @@
 """Conversation -> token ids with the model's own chat template, in which row text stays text.
 
 A prompt, a proposal or a dataset's system text may hold the template's own role tokens
-("<|im_end|>", "<start_of_turn>", ...). Tokenised as part of the rendered prompt they would end a turn
-and start another. Here every such token that comes from a message's content is encoded as the plain
-characters it is made of; only the template's own stay control tokens. All other tokens are exactly
-those of the ordinary rendering.
+("<|im_end|>", "<start_of_turn>", ...), or what the tokenizer's normaliser turns into one. Tokenised as
+part of the rendered prompt they would end a turn and start another. So every prompt's control tokens
+are compared with those that the template writes around other texts of the same roles; where row text
+added one, it is encoded as the plain characters it is made of. All other tokens are exactly those of
+the ordinary rendering, also with templates that trim, move or shorten what they are given.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
 
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines.base import EngineStartError, RequestError
 from moaa_ray.types import Message
 
-PINNED_DATE = "26 Jul 2024"
+PINNED_DATE = date(2024, 7, 26)
 """What templates that print today's date are told, so that a prompt is the same tomorrow."""
+_ILLEGIBLE = "\ufffd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frame:
+    """What the template writes around the contents of one sequence of roles."""
+
+    text: str
+    """The prompt with a mark in place of every content."""
+    spans: list[tuple[int, int]]
+    """Where the marks stand in it."""
+    order: list[int]
+    """Which message each mark stands for."""
+    control: list[int]
+    """The control tokens of the whole."""
+
+    @property
+    def pieces(self) -> list[str]:
+        """The template's own text: before the first mark, between two, after the last."""
+        starts, ends = [0, *(end for _, end in self.spans)], [*(start for start, _ in self.spans), len(self.text)]
+        return [self.text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 class ChatTokenizer:
     """Encodes conversations for one model. Built from a `transformers` fast tokenizer."""
 
     def __init__(self, tokenizer, *, chat_template: str | None = None):
-        """Raises EngineStartError for a tokenizer that has no chat template or is not a fast one."""
+        """Raises EngineStartError for a tokenizer that is not a fast one, or a template that cannot be used."""
         self._tokenizer = tokenizer
         self._template = chat_template or _template_of(tokenizer)
         if not getattr(tokenizer, "is_fast", False):
@@ -32,11 +56,10 @@ class ChatTokenizer:
             )
         self._backend = tokenizer.backend_tokenizer
         self._control = _control_tokens(tokenizer, self._template)
-        self._control_text = {token: text for text, token in self._control.items()}
-        self._looks_forged = _any_of(self._control)
-        self._pieces: dict[tuple[str, ...], list[str]] = {}
+        self._looks_forged = _any_of(self._control.values())
+        self._frames: dict[tuple[str, ...], _Frame] = {}
+        self._check_lone_user()
         self.has_system_role = self._probe_system_role()
-        self._trims = self._probe_trims()
 
     def encode(self, messages: Sequence[Message]) -> tuple[list[int], bool]:
         """Token ids with the generation prompt, and whether control tokens in row text were made plain.
@@ -45,15 +68,12 @@ class ChatTokenizer:
         """
         if not self.has_system_role:
             messages = fold_system(messages)
-        if not any(self._looks_forged(message["content"]) for message in messages):
-            return self._backend.encode(self._render(messages), add_special_tokens=False).ids, False
-        text, spans = self._assembled(messages)
-        encoded = self._backend.encode(text, add_special_tokens=False)
-        ids: list[int] = []
-        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
-            forged = self._forged_text(token, text, start, end, spans)
-            ids.extend(self._plain(forged) if forged else [token])
-        return ids, True
+        ids = self._backend.encode(self._render(messages), add_special_tokens=False).ids
+        frame = self._frame_of(tuple(message["role"] for message in messages))
+        is_plain = not any(self._looks_forged(message["content"]) for message in messages)
+        if is_plain and self._control_in(ids) == frame.control:
+            return ids, False
+        return self._encode_in(frame, messages)
 
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that `encode` gives."""
@@ -66,64 +86,113 @@ class ChatTokenizer:
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,
-                date_string=PINNED_DATE,
+                date_string=PINNED_DATE.strftime("%d %b %Y"),
+                strftime_now=PINNED_DATE.strftime,
             )
         except Exception as error:  # templates raise whatever their author chose, through jinja2
             raise RequestError("template", f"the chat template refuses the conversation: {error}", retryable=False)  # noqa: B904
 
-    def _assembled(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The rendered prompt built from the template's own pieces, and the spans of the contents in it."""
-        pieces = self._pieces_for(tuple(message["role"] for message in messages))
-        text, spans = pieces[0], []
-        for message, piece in zip(messages, pieces[1:], strict=True):
-            content = message["content"].strip() if self._trims else message["content"]
+    def _frame_of(self, roles: tuple[str, ...]) -> _Frame:
+        if roles not in self._frames:
+            text = self._render(_neutral(roles))
+            marks = list(re.finditer(r"@@c7e1b9f2-(\d+)@@", text))
+            self._frames[roles] = _Frame(
+                text=text,
+                spans=[mark.span() for mark in marks],
+                order=[int(mark[1]) for mark in marks],
+                control=self._control_in(self._backend.encode(text, add_special_tokens=False).ids),
+            )
+        return self._frames[roles]
+
+    def _encode_in(self, frame: _Frame, messages: Sequence[Message]) -> tuple[list[int], bool]:
+        """The ids of a conversation whose texts hold control tokens, and whether any was made plain."""
+        if sorted(frame.order) != list(range(len(messages))):
+            raise RequestError("template", "the chat template drops or repeats a message's content", retryable=False)
+        first, *pieces = frame.pieces
+        text, spans = first, []
+        for content, piece in zip(self._shaped(frame, messages), pieces, strict=True):
             spans.append((len(text), len(text) + len(content)))
             text += content + piece
-        return text, spans
+        ids, was_forged = self._encode_text(text, spans)
+        if self._control_in(ids) == frame.control:
+            return ids, was_forged
+        # Row text has joined with a piece of the template; encoded one by one, they cannot.
+        parts = [self._encode_text(first, [])]
+        for (start, end), piece in zip(spans, pieces, strict=True):
+            parts += [self._encode_text(text[start:end], [(0, end - start)]), self._encode_text(piece, [])]
+        ids = [token for part, _ in parts for token in part]
+        if self._control_in(ids) != frame.control:
+            raise RequestError("template", "row text cannot be told from the chat template's tokens", retryable=False)
+        return ids, True
 
-    def _pieces_for(self, roles: tuple[str, ...]) -> list[str]:
-        if roles not in self._pieces:
-            marks = [f"@@c7e1b9f2-{i}@@" for i in range(len(roles))]
-            rendered = self._render([Message(role=r, content=m) for r, m in zip(roles, marks, strict=True)])
-            pieces = re.split("|".join(map(re.escape, marks)), rendered)
-            if len(pieces) != len(roles) + 1 or re.findall(r"@@c7e1b9f2-\d+@@", rendered) != marks:
-                raise RequestError(
-                    "template", "the chat template drops or repeats a message's content", retryable=False
-                )
-            self._pieces[roles] = pieces
-        return self._pieces[roles]
+    def _shaped(self, frame: _Frame, messages: Sequence[Message]) -> list[str]:
+        """What the template makes of each content (trimmed, its thoughts left out, ...), in the frame's order.
 
-    def _forged_text(self, token: int, text: str, start: int, end: int, spans: list[tuple[int, int]]) -> str:
-        """The characters of a control token that overlaps row text; empty for every other token."""
-        written = self._control_text.get(token)
-        if written is None:
-            return ""
-        at = text.find(written, start, end)
-        core = (at, at + len(written)) if at >= 0 else (start, end)
-        forged = any(core[0] < stop and begin < core[1] for begin, stop in spans)
-        return text[start:end] if forged else ""
+        Each is rendered alone among neutral ones: what then stands between the template's own pieces came
+        from it. A content that changes the pieces themselves is taken as it is.
+        """
+        shaped = []
+        for (start, end), i in zip(frame.spans, frame.order, strict=True):
+            around = _neutral([message["role"] for message in messages])
+            around[i] = messages[i]
+            text, before, after = self._render(around), frame.text[:start], frame.text[end:]
+            fits = len(text) >= len(before) + len(after) and text.startswith(before) and text.endswith(after)
+            shaped.append(text[start : len(text) - len(after)] if fits else messages[i]["content"])
+        return shaped
+
+    def _encode_text(self, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], bool]:
+        """The ids of a text, control tokens that overlap the spans made plain, and whether there were any."""
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        was_forged = False
+        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
+            is_forged = token in self._control and self._is_forged(token, text, start, end, spans)
+            ids.extend(self._plain(text[start:end]) if is_forged else [token])
+            was_forged |= is_forged
+        return ids, was_forged
+
+    def _is_forged(self, token: int, text: str, start: int, end: int, spans: list[tuple[int, int]]) -> bool:
+        """Whether a control token overlaps row text; blanks that it takes in on its sides do not count."""
+        at = text.find(self._control[token], start, end)
+        core = (at, at + len(self._control[token])) if at >= 0 else (start, end)
+        return any(core[0] < stop and begin < core[1] for begin, stop in spans)
 
     def _plain(self, text: str) -> list[int]:
-        """Ids of the characters with no control token among them: encoded in parts that are none."""
-        for cut in range(1, len(text)):
-            ids = [
-                token
-                for part in (text[:cut], text[cut:])
-                for token in self._backend.encode(part, add_special_tokens=False).ids
-            ]
-            if not any(token in self._control_text for token in ids):
-                return ids
-        return []
+        """Ids of the characters with no control token among them: in halves until there is none.
+
+        A single character that is a control token is written as U+FFFD.
+        """
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        if not self._control_in(ids):
+            return ids
+        if len(text) < 2:
+            ids = self._backend.encode(_ILLEGIBLE, add_special_tokens=False).ids
+            return [token for token in ids if token not in self._control]
+        half = len(text) // 2
+        return self._plain(text[:half]) + self._plain(text[half:])
+
+    def _control_in(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in self._control]
+
+    def _check_lone_user(self) -> None:
+        try:
+            self._render([Message(role="user", content="Hi")])
+        except RequestError as error:
+            raise EngineStartError(
+                f"the chat template of {self._tokenizer.name_or_path} cannot render a single user turn, with which "
+                f"every conversation starts ({error.detail}); set `chat_template` to a file with one that can"
+            ) from error
 
     def _probe_system_role(self) -> bool:
         try:
-            self._pieces_for(("system", "user"))
+            return sorted(self._frame_of(("system", "user")).order) == [0, 1]
         except RequestError:
             return False
-        return True
 
-    def _probe_trims(self) -> bool:
-        return "\n\n @@x@@" not in self._render([Message(role="user", content="\n\n @@x@@ \n\n")])
+
+def _neutral(roles: Sequence[str]) -> list[Message]:
+    """A conversation of these roles whose contents mean nothing to any template."""
+    return [Message(role=role, content=f"@@c7e1b9f2-{i}@@") for i, role in enumerate(roles)]
 
 
 def _template_of(tokenizer) -> str:
@@ -138,17 +207,22 @@ def _template_of(tokenizer) -> str:
     return template
 
 
-def _control_tokens(tokenizer, template: str) -> dict[str, int]:
-    """Text -> id of the tokens that steer a conversation: special ones, and added ones the template writes."""
+def _control_tokens(tokenizer, template: str) -> dict[int, str]:
+    """Id -> text of the tokens that steer a conversation: special ones, and added ones the template writes.
+
+    The token for unknown characters steers nothing, unless it has another part as well.
+    """
+    names = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    unknown = names.pop("unk_token", None)
     return {
-        token.content: i
+        i: token.content
         for i, token in tokenizer.added_tokens_decoder.items()
-        if token.content.strip() and (token.special or token.content in template)
+        if token.content.strip()
+        and (token.special or token.content in template)
+        and (token.content != unknown or token.content in template or token.content in names.values())
     }
 
 
-def _any_of(tokens: dict[str, int]):
-    if not tokens:
-        return lambda text: False
-    pattern = re.compile("|".join(re.escape(text) for text in sorted(tokens, key=len, reverse=True)))
+def _any_of(tokens: Iterable[str]):
+    pattern = re.compile("|".join(re.escape(text) for text in sorted(tokens, key=len, reverse=True)) or r"(?!)")
     return lambda text: pattern.search(text) is not None

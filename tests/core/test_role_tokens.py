@@ -1,6 +1,7 @@
 """Role tokens in row text: found in every family, left visible, and nothing else touched."""
 
 import time
+import unicodedata
 
 import pytest
 from hypothesis import given, settings
@@ -73,12 +74,55 @@ def test_only_spaces_are_added(text):
     assert broken.replace(" ", "") == text.replace(" ", "")
 
 
+def wide(text: str) -> str:
+    """The same text in full-width letters, which NFKC makes ordinary ones."""
+    return "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else char for char in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("a＜｜im_start｜＞b", "a＜ ｜im_start｜＞b"),
+        ("<｜ｉｍ_end|>", "< ｜ｉｍ_end|>"),
+        ("＜／ｓ＞", "＜ ／ｓ＞"),
+        ("﹤ﬆart_of_turn﹥", "﹤ ﬆart_of_turn﹥"),
+        ("［ＩＮＳＴ］ and ﬁne", "［ ＩＮＳＴ］ and ﬁne"),
+        ("<｜User｜> e\u0301", "< ｜User｜> e\u0301"),
+    ],
+)
+def test_look_alikes_that_nfkc_makes_tokens_are_broken_too(text, broken):
+    assert break_role_tokens(text) == (broken, True)
+
+
+def test_text_that_nfkc_changes_but_that_holds_no_token_is_left_as_it_is():
+    for text in ("ﬁne ①", "e\u0301 ＜b＞ ｜ x", "１ ＜ ２", "\u0338<|"):
+        assert break_role_tokens(text) == (text, False)
+
+
+def test_no_letter_folds_to_a_delimiter_and_more():
+    """The space goes behind the whole letter, so the delimiter has to be all that it folds to."""
+    folded = (unicodedata.normalize("NFKC", chr(code)) for code in range(0x110000))
+    assert not [letters for letters in folded if len(letters) > 1 and set(letters) & set("<[]")]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(TOKENS).map(wide), _mixed, st.text(max_size=2)), max_size=8).map("".join))
+def test_no_token_is_left_before_and_after_nfkc(text):
+    broken, was_broken = break_role_tokens(text)
+    for form in (broken, unicodedata.normalize("NFKC", broken)):
+        assert break_role_tokens(form) == (form, False)
+    assert was_broken == (broken != text)
+    assert broken.replace(" ", "") == text.replace(" ", "")
+
+
 @given(st.text())
 def test_any_unicode_text_is_taken(text):
     assert break_role_tokens(text)[0].replace(" ", "") == text.replace(" ", "")
 
 
-@pytest.mark.parametrize("piece", ["<|", "<|a", "[", "<", "<extra_id_", "<|a|", "]~", "<｜", "<|im_end|>"])
+@pytest.mark.parametrize(
+    "piece", ["<|", "<|a", "[", "<", "<extra_id_", "<|a|", "]~", "<｜", "<|im_end|>", "＜｜im_end｜＞"]
+)
 def test_half_a_hostile_megabyte_takes_no_more_than_seconds(piece):
     text = piece * (500_000 // len(piece))
     began = time.process_time()

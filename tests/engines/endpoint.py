@@ -40,13 +40,13 @@ class Endpoint:
     url: str = ""
 
     @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator["Endpoint"]:
+    async def serve(self, *, port: int = 0) -> AsyncIterator["Endpoint"]:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_get("/v1/models", self._list)
         app.router.add_post("/v1/chat/completions", self._chat)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         host, port = runner.addresses[0][:2]
         self.url = f"http://{host}:{port}/v1"

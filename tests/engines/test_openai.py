@@ -91,7 +91,8 @@ def test_an_endpoint_that_bears_less_than_concurrency_still_answers_everything()
     ],
 )
 def test_what_may_pass_is_tried_again_and_reported_when_it_does_not(trouble, reason):
-    request, settings = ask("Why?"), {"max_attempts": 2, "request_timeout_s": 0.2}
+    settings = {"max_attempts": 2, "request_timeout_s": 0.2 if trouble == "hang" else 20.0}
+    request = ask("Why?")
     (answer,) = _ask(Endpoint(troubles=[trouble]), request, **settings)
     assert isinstance(answer, Completion), answer
     (error,) = _ask(Endpoint(troubles=[trouble]), request, **settings | {"max_attempts": 1})
@@ -343,7 +344,7 @@ def test_a_key_that_cannot_be_a_header_is_refused_without_showing_it(monkeypatch
     assert _CANARY not in str(error)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid", "127.0.0.1:99999"])
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid"])
 def test_an_endpoint_that_is_not_there_may_come_later(address):
     error = _start_error(Endpoint(), base_url=f"http://{address}/v1")
     assert isinstance(error, ConnectionError)
