@@ -43,10 +43,10 @@ class Columns:
 
 
 class UnusableError(Exception):
-    """A row that is dropped by a rule."""
+    """A row that is dropped by a rule; column: where what breaks it stands, None where the whole row does."""
 
-    def __init__(self, rule: str, detail: str, messages: Sequence[Message] = ()):
-        super().__init__(detail)
+    def __init__(self, rule: str, detail: str, messages: Sequence[Message] = (), *, column: str | None = None):
+        super().__init__(f"column {column!r}: {detail}" if column else detail)
         self.rule, self.messages = rule, messages
 
 
@@ -75,56 +75,52 @@ def find_columns(config: ColumnsConfig, names: Sequence[str], *, where: str) -> 
 
 def to_messages(record: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
     """The messages as the record gives them, roles in our words. Raises UnusableError."""
-    value = record.get(columns.content)
+    value, column = record.get(columns.content), columns.content
     if value is None:
-        raise UnusableError("empty", f"column {columns.content!r} is empty")
+        raise UnusableError("empty", "holds nothing", column=column)
     if isinstance(value, str) and columns.kind != "prompt":
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise UnusableError(
-                "wrong_type", f"column {columns.content!r} is neither a list nor JSON: {error}"
-            ) from error
+            raise UnusableError("wrong_type", f"is neither a list nor JSON: {error}", column=column) from error
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list):
-        raise UnusableError(
-            "wrong_type", f"column {columns.content!r} holds {type(value).__name__}, not text or a list"
-        )
-    messages = tuple(map(_message, value))
+        raise UnusableError("wrong_type", f"holds {type(value).__name__}, not text or a list", column=column)
+    messages = tuple(_message(one, column) for one in value)
     system = record.get(columns.system) if columns.system else None
     if system is not None and not isinstance(system, str):
-        raise UnusableError("wrong_type", f"column {columns.system!r} holds {type(system).__name__} instead of text")
+        raise UnusableError("wrong_type", f"holds {type(system).__name__} instead of text", column=columns.system)
     return (Message(role="system", content=system), *messages) if system and system.strip() else messages
 
 
-def _message(value: object) -> Message:
+def _message(value: object, column: str) -> Message:
     if isinstance(value, str):
         return Message(role="user", content=value)
     if not isinstance(value, dict):
-        raise UnusableError(
-            "wrong_type", f"a message is {type(value).__name__}; it must be text or hold role and content"
-        )
+        detail = f"a message is {type(value).__name__}; it must be text or hold role and content"
+        raise UnusableError("wrong_type", detail, column=column)
     role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
     if not isinstance(role, str) or not isinstance(content, str):
-        raise UnusableError("wrong_type", "a message lacks role or content as text")
+        raise UnusableError("wrong_type", "a message lacks role or content as text", column=column)
     if role not in ROLES:
-        raise UnusableError("unknown_role", f"role {role[:40]!r}; known are {', '.join(ROLES)}")
+        raise UnusableError("unknown_role", f"role {role[:40]!r}; known are {', '.join(ROLES)}", column=column)
     return Message(role=ROLES[role], content=content)
 
 
-def check_messages(messages: tuple[Message, ...], *, max_chars: int) -> None:
+def check_messages(messages: tuple[Message, ...], *, max_chars: int, column: str) -> None:
     roles = [message["role"] for message in messages]
     if "user" not in roles or not all(m["content"].strip() for m in messages if m["role"] == "user"):
-        raise UnusableError("empty", "no user message, or one without text", messages)
+        raise UnusableError("empty", "no user message, or one without text", messages, column=column)
     if any(
         (role == "system" and i) or (role == "assistant" and (not i or roles[i - 1] != "user"))
         for i, role in enumerate(roles)
     ):
-        raise UnusableError("bad_order", f"roles in the order {', '.join(roles[:10])}", messages)
+        raise UnusableError("bad_order", f"roles in the order {', '.join(roles[:10])}", messages, column=column)
     total = num_chars(messages)
     if total > max_chars:
-        raise UnusableError("over_long", f"{total} characters, prompts.max_chars = {max_chars}", messages)
+        detail = f"{total} characters, prompts.max_chars = {max_chars}"
+        raise UnusableError("over_long", detail, messages, column=column)
 
 
 def given_id(record: Mapping[str, Any], columns: Columns) -> str | None:
@@ -135,7 +131,8 @@ def given_id(record: Mapping[str, Any], columns: Columns) -> str | None:
         isinstance(value, str) and value.strip() and len(value) <= MAX_ID_CHARS and not UNSTORABLE.search(value)
     ):
         return value
-    raise UnusableError("bad_id", f"id {value!r:.60} is no integer or clean text of 1 to {MAX_ID_CHARS} characters")
+    detail = f"id {value!r:.60} is no integer or clean text of 1 to {MAX_ID_CHARS} characters"
+    raise UnusableError("bad_id", detail, column=columns.id)
 
 
 def num_chars(messages: Sequence[Message]) -> int:

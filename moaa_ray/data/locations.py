@@ -1,6 +1,6 @@
 """Finding the files of a source: a file, a folder, a pattern, on this machine or in an object store.
 
-Nothing is read here but names. Only plain local paths and the object stores of SCHEMES are reached.
+Nothing is read here but names. Only local paths, also as file://, and the object stores of SCHEMES are reached.
 """
 
 import os
@@ -18,6 +18,8 @@ FileFormat = Literal["jsonl", "csv", "parquet", "arrow"]
 _SUFFIXES: dict[str, FileFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 _SUFFIXES |= {".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-]+")
+
 Place = tuple[int, int]  # number of the file, line or row
 
 
@@ -34,6 +36,11 @@ class SourceFiles:
         return f"{self.paths[place[0]]}, {'line' if self.format in ('jsonl', 'csv') else 'row'} {place[1]}"
 
 
+def without_file_scheme(path: str) -> str:
+    """The local path that a file:// URI names; every other path or URI as it is."""
+    return re.sub(r"^(file|local)://", "", path)
+
+
 def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: str = ".") -> SourceFiles:
     """The files that a path, folder, glob pattern or URI names. `field` is what messages call the path.
 
@@ -45,7 +52,9 @@ def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: st
     try:
         names, is_folder = _listing(fs, root)
     except FileNotFoundError:
-        raise ConfigError(f"{told}: no such file, folder or match; relative paths count from {base_dir}") from None
+        hub = f"; a data set of the hub is written hf://datasets/{path}/..." if _HUB_ID.fullmatch(path) else ""
+        said = f"{told}: no such file, folder or match; relative paths count from {base_dir}{hub}"
+        raise ConfigError(said) from None
     except Exception as error:  # every object store raises its own types
         said = _without_secret(f"{type(error).__name__}: {error}")
         raise ConfigError(f"{told} cannot be listed: {said}; check the path, the credentials and the rights") from error
@@ -55,14 +64,15 @@ def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: st
 
 def _file_system(path: str, *, base_dir: str, told: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Where to look. Only object stores are reached: http could be pointed at metadata services and inner hosts."""
+    path = without_file_scheme(path)
     if not path or "\0" in path:
         raise ConfigError(f"{told}: must be a path without NUL; name a file, folder, pattern or URI")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", path)
     if scheme is None:
         return fsspec.filesystem("file"), os.path.join(os.path.abspath(base_dir), os.path.expanduser(path))
     if scheme[1] not in SCHEMES or "::" in path or not path.startswith("//", scheme.end()):
-        allowed = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ConfigError(f"{told}: must be a plain local path or one of {allowed}; copy the data to such a place")
+        allowed = ", ".join(f"{name}://" for name in ("file", *SCHEMES))
+        raise ConfigError(f"{told}: must be a local path or one of {allowed}; copy the data to such a place")
     if path != _without_secret(path):
         raise ConfigError(f"{told}: holds a password; remove it, and give credentials by the environment or a role")
     try:
@@ -117,3 +127,10 @@ def _of_one_format(names: list[str], *, file_format: str, is_folder: bool, told:
     raise ConfigError(
         f"{told}: must be files of one format ({known}; .gz, .zst), not {found}; set format, or narrow it by a pattern"
     )
+
+
+def source_name(path: str) -> str:
+    """The file's name without its suffixes, or the folder's; of a pattern, the last part without wildcards."""
+    parts = [part for part in re.split(r"[/\\]", path) if part and not re.search(r"[*?\[]", part)]
+    known = "|".join(suffix[1:] for suffix in _SUFFIXES)
+    return re.sub(rf"(?i)(\.({known}))?(\.(gz|zst))?$", "", parts[-1]) if parts else "prompts"

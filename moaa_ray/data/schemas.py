@@ -6,7 +6,6 @@ converters at the end turn the dataclasses of types.py into the plain records of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -155,7 +154,7 @@ def answer_record(answer: Answer) -> Record:
     if isinstance(answer, Failure):
         failed = {"error_reason": answer.reason, "error_detail": answer.detail, "retryable": answer.retryable}
         return {**dict.fromkeys(ANSWER.names), **failed}
-    known = {**asdict(answer), "flags": list(answer.flags)}
+    known = {**vars(answer), "flags": list(answer.flags)}
     return {**dict.fromkeys(ANSWER.names), **known}
 
 
@@ -191,7 +190,7 @@ def row_record(row: Row, *, pass_names: Sequence[str]) -> Record:
         "turn": row.turn,
         "messages": [dict(message) for message in row.messages],
         "later": list(row.later),
-        "proposals": [asdict(proposal) for proposal in row.proposals],
+        "proposals": [dict(vars(proposal)) for proposal in row.proposals],
         **{name: None if a is None else [answer_record(one) for one in a] for name, a in asked.items()},
     }
 

@@ -4,7 +4,8 @@ Columns that are not set are found by conversations.USUAL_NAMES; one set to "" i
 ShareGPT's from/value, also as JSON text) is taken as it is, assistant turns included; a list of texts
 is user turns, a text one user turn. A row without an id gets one from its messages, the same in any source.
 
-A row is dropped, and counted by the rule's name, when it is
+A row is dropped, and counted by the rule's name, when it is as follows. The rules down to bad_id are
+prompts.bad_rows, the others have fields of their own; with a field set to error the first such row is a DataError.
     not_utf8, not_json, not_object, wrong_columns   a broken line
     wrong_type, unknown_role   no text, or no list of messages with role and content; roles are those of
         conversations.ROLES
@@ -20,7 +21,6 @@ NULs and lone surrogates in messages become U+FFFD; the row is kept and counted 
 
 import heapq
 import itertools
-import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ from moaa_ray.data.conversations import (
 from moaa_ray.data.conversations import (
     start_turns as start_turns,
 )
-from moaa_ray.data.locations import Place, SourceFiles, find_files
+from moaa_ray.data.locations import Place, SourceFiles, find_files, source_name
 from moaa_ray.data.readers import BadRecord, column_names, read_records
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.recipe import PromptsConfig, SourceConfig
@@ -200,7 +200,7 @@ class PromptSet:
             raise UnusableError(record.rule, record.detail)
         given = to_messages(record, source.columns)
         messages = tuple(Message(role=m["role"], content=UNSTORABLE.sub("\ufffd", m["content"])) for m in given)
-        check_messages(messages, max_chars=self._config.max_chars)
+        check_messages(messages, max_chars=self._config.max_chars, column=source.columns.content)
         digest = digest_of(*(part for message in messages for part in (message["role"], message["content"])))
         row_id = given_id(record, source.columns) or digest.hex()[:20]
         before = seen.find(row_id)
@@ -217,10 +217,11 @@ class PromptSet:
 
     def _drop(self, source: _Source, place: Place, error: UnusableError) -> None:
         """Count a dropped row and keep what it held, or stop if the recipe says so."""
-        fields = {"duplicate": "duplicates", "over_long": "over_long", "empty": "empty"}
+        rules = {"duplicate": "duplicates", "over_long": "over_long", "empty": "empty"}
+        field = rules.get(error.rule, "bad_rows")
         where = f"{source.files.place(place)}: {error}"
-        if error.rule in fields and getattr(self._config, fields[error.rule]) == "error":
-            raise DataError(f"{where} ({error.rule}); mend the row, or set prompts.{fields[error.rule]} to drop")
+        if getattr(self._config, field) == "error":
+            raise DataError(f"{where} ({error.rule}); mend the row, or set prompts.{field} to drop")
         self.counts[source.name].dropped[error.rule] += 1
         messages = [{**m, "content": m["content"][:_SHOWN_CHARS]} for m in error.messages[:20]]
         record = {"id": f"{source.name}:{place[0]}:{place[1]}", "source": source.name, "status": "dropped"}
@@ -239,12 +240,6 @@ def _open_source(index: int, config: SourceConfig, *, base_dir: str) -> _Source:
     files = find_files(config.path, field=f"{where}.path", file_format=config.format, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
     columns = find_columns(config.columns, names, where=f"{where}.columns")
-    return _Source(index=index, name=config.name or _name(config.path), config=config, files=files, columns=columns)
-
-
-def _name(path: str) -> str:
-    """The file's name without its suffixes, or the folder's; of a pattern, the last part without wildcards."""
-    parts = [part for part in re.split(r"[/\\]", path) if part and not re.search(r"[*?\[]", part)]
-    return (
-        re.sub(r"(?i)(\.(jsonl|ndjson|json|csv|parquet|arrow))?(\.(gz|zst))?$", "", parts[-1]) if parts else "prompts"
+    return _Source(
+        index=index, name=config.name or source_name(config.path), config=config, files=files, columns=columns
     )

@@ -73,6 +73,13 @@ def test_relative_paths_count_from_the_base_folder(tmp_path):
     assert find("data/a.jsonl", base_dir=str(tmp_path)).paths == (str(tmp_path / "data/a.jsonl"),)
 
 
+def test_a_file_uri_is_the_local_path_that_it_names(tmp_path):
+    write(tmp_path, "data/a.jsonl", LINES)
+    for uri in (f"file://{tmp_path}/data/a.jsonl", f"file://{tmp_path}/data/*.jsonl", f"local://{tmp_path}/data"):
+        assert find(uri).paths == (str(tmp_path / "data/a.jsonl"),)
+    assert find("file://data/a.jsonl", base_dir=str(tmp_path)).paths == (str(tmp_path / "data/a.jsonl"),)
+
+
 def test_a_pattern_takes_its_matches_in_order_of_name(tmp_path):
     for name in ("s-10.jsonl", "s-02.jsonl", "t.jsonl"):
         write(tmp_path, name, LINES)
@@ -128,16 +135,17 @@ def test_only_the_named_columns_are_decoded(one_file_of_each_format):
         ("notes.txt", r"must be files of one format .* not \['.txt'\]; set format"),
         ("", "must be a path without NUL"),
         ("a\0b", "must be a path without NUL"),
-        ("file:/etc/passwd", "must be a plain local path or one of s3://"),
-        ("file:///etc/passwd", "must be a plain local path"),
-        ("local://x", "must be a plain local path"),
-        ("http://169.254.169.254/latest/meta-data", "must be a plain local path or one of"),
+        ("file:/etc/passwd", "must be a local path or one of file://, s3://"),
+        ("file:///missing.jsonl", "no such file, folder or match"),
+        ("file://", "must be a path without NUL"),
+        ("org/prompts", "no such file, .*; a data set of the hub is written hf://datasets/org/prompts/..."),
+        ("http://169.254.169.254/latest/meta-data", "must be a local path or one of"),
         ("https://example.org/a.jsonl", "copy the data to such a place"),
-        ("ftp://example.org/a.jsonl", "must be a plain local path"),
-        ("simplecache::s3://b/a.jsonl", "must be a plain local path"),
-        ("s3://b/zip::file:///etc/passwd", "must be a plain local path"),
-        ("s3:bucket/key", "must be a plain local path"),
-        ("S3://bucket/key", "must be a plain local path"),
+        ("ftp://example.org/a.jsonl", "must be a local path"),
+        ("simplecache::s3://b/a.jsonl", "must be a local path"),
+        ("s3://b/zip::file:///etc/passwd", "must be a local path"),
+        ("s3:bucket/key", "must be a local path"),
+        ("S3://bucket/key", "must be a local path"),
     ],
 )
 def test_a_path_that_gives_nothing_to_read_is_refused_with_the_way_out(tmp_path, path, said):

@@ -207,6 +207,32 @@ def test_a_rule_set_to_error_stops_at_the_first_row(tmp_path, bad, setting):
         read(tmp_path, source, max_chars=10, **{setting: "error"})
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b'{"prompt": ', r"line 2: Expecting value: .* \(not_json\)"),
+        (b"[1]", r"line 2: list instead of an object \(not_object\)"),
+        ({"talk": 5}, r"line 2: column 'talk': holds int, not text or a list \(wrong_type\)"),
+        ({"talk": [7]}, r"line 2: column 'talk': a message is int; .* \(wrong_type\)"),
+        ({"talk": [{"role": "tool", "content": "x"}]}, r"column 'talk': role 'tool'; known are .* \(unknown_role\)"),
+        ({"talk": [user("q"), system("s")]}, r"column 'talk': roles in the order user, system \(bad_order\)"),
+        ({"talk": [user("q")], "key": ""}, r"column 'key': id '' is no integer .* \(bad_id\)"),
+    ],
+)
+def test_with_bad_rows_set_to_error_the_first_one_stops_with_file_line_column_and_rule(tmp_path, bad, said):
+    source = write(tmp_path, [{"key": 1, "talk": [user("q")]}, bad, b"a later one"])
+    source |= {"columns": {"messages": "talk", "id": "key"}}
+    way_out = "; mend the row, or set prompts.bad_rows to drop"
+    with pytest.raises(DataError, match=f"p.jsonl, {said}{way_out}" if said.startswith("line") else said + way_out):
+        read(tmp_path, source, bad_rows="error")
+    assert len(read(tmp_path, source)[1]) == 1
+
+
+def test_bad_rows_says_nothing_about_rows_that_have_a_field_of_their_own(tmp_path):
+    rows = read(tmp_path, write(tmp_path, [GOOD, GOOD, {"messages": []}]), bad_rows="error")[1]
+    assert [row["id"] for row in rows] == ["good"]
+
+
 def test_a_prompt_of_a_million_characters_is_dropped_by_default_and_kept_when_allowed(tmp_path):
     source = write(tmp_path, [GOOD, {"id": "long", "messages": [user("é" * 1_000_000)]}])
     found, rows = read(tmp_path, source)
