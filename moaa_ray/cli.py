@@ -1,6 +1,7 @@
 """The command `moaa`: plan, generate, demo. Every error of ours is one message and a non-zero exit code."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Mixture of Agents Alignment on Ray: prompts in, better training data and a better model out.",
 )
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNAL_EXIT = 128
+"""A shell's exit code of a command that a signal ended is this much above the signal's number."""
 _DEMO = Path(__file__).parent.parent / "jobs" / "demo.yaml"
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe: one YAML file, one run; jobs/ has some that work.")]
@@ -61,6 +65,19 @@ def generate(
 
 
 @app.command()
+def clean(
+    run: Annotated[str, typer.Argument(help="The directory of a finished run, a folder or a URI.")],
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be freed.")] = False,
+    force: Annotated[bool, typer.Option(help="Also an unfinished run; no driver may be at work on it.")] = False,
+) -> None:
+    """Free what a finished run no longer needs under RUN/work. The published data stays, and so does every record."""
+    from moaa_ray.data.cleanup import clean_run
+    from moaa_ray.data.store import open_store
+
+    typer.echo(clean_run(open_store(run), dry_run=dry_run, force=force).text())
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
     """Make four tiny models and run three proposers and an aggregator on this machine's CPUs, on real vLLM."""
     from moaa_ray.demo import prepare_demo, sample_rows
@@ -75,6 +92,7 @@ def demo(overrides: Overrides = None) -> None:
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":
     """Run the stage with the chatter of Ray and the engines in a file of its own."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read by `import ray`: no second Ray while a run ends
     from moaa_ray.generation.quiet import chatter_to
     from moaa_ray.generation.stage import generate as run_stage
 
@@ -92,16 +110,41 @@ def _show(summary: "Summary") -> None:
     typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
 
 
+class _StoppedError(BaseException):
+    """SIGINT or SIGTERM; no Exception, so that nothing on the way out takes it for an error of its own."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: object) -> None:
+    """The first signal ends the run in order; a second one ends this process at once."""
+    for each in _SIGNALS:
+        signal.signal(each, lambda again, _: os._exit(_SIGNAL_EXIT + again))
+    raise _StoppedError(number)
+
+
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 2 recipe, 3 data, 4 stage, 5 another driver took over, 130 ^C."""
+    """Run the command line.
+
+    Exit codes: 0 done, 2 recipe, 3 data, 4 stage, 5 another driver took over, 130 ^C, 143 SIGTERM.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
     try:
         app(standalone_mode=True)
     except MoaaError as error:
-        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"moaa: {error}")
+        _tell(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("moaa: interrupted; what is finished is kept, the same command goes on")
-        sys.exit(130)
+    except _StoppedError as stopped:
+        name = signal.Signals(stopped.number).name
+        _tell(f"stopped by {name}; what is finished is kept, the same command goes on")
+        sys.exit(_SIGNAL_EXIT + stopped.number)
+
+
+def _tell(message: str) -> None:
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"moaa: {message}")
 
 
 if __name__ == "__main__":

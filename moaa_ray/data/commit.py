@@ -11,7 +11,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moaa_ray.data.ledger import BlockFile, Statuses, read_rows, read_statuses
+from moaa_ray.data.ledger import BlockFile, Statuses, read_block, read_rows, read_statuses
 from moaa_ray.data.store import Store
 from moaa_ray.errors import FencedError
 
@@ -33,6 +33,7 @@ __all__ = [
     "committed",
     "committed_so_far",
     "owner_record",
+    "read_block",
     "read_rows",
     "read_statuses",
     "take_epoch",
@@ -109,15 +110,17 @@ def commit_block(store: Store, stage: str, part: str, epoch_number: int, key: st
     return path
 
 
-def adopt(store: Store, stage: str, epoch: Epoch) -> list[str]:
+def adopt(store: Store, stage: str, epoch: Epoch, *, only: Set[str] | None = None) -> list[str]:
     """The older epochs' blocks that count under `epoch`, recorded durably by the first call.
 
-    To be called before the stage's first write; `committed` does it. Raises FencedError.
+    To be called before the stage's first write; `committed` does it. only: of those no others. Raises FencedError.
     """
     record = f"work/{stage}/adopted/{epoch.number}.json"
     if not store.exists(record):
         check_owner(store, epoch)
-        store.put_if_absent(record, json.dumps(_legitimate(store, stage, before=epoch.number)).encode())
+        paths = _legitimate(store, stage, before=epoch.number)
+        kept = [path for path in paths if only is None or path in only]
+        store.put_if_absent(record, json.dumps(kept).encode())
     return json.loads(store.read(record))
 
 

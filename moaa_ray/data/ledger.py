@@ -31,8 +31,12 @@ class BlockFile:
 
     @property
     def order(self) -> tuple[int, int, int, str]:
-        """Of two records of one row, the one from the file with the greater order counts."""
-        return (self.round, self.phase, self.epoch, self.key)
+        """Of two records of one row, the one from the file with the greater order counts.
+
+        A driver goes on from the newest record, so its own is newer whatever its place in the line: a row that
+        failed at the end of the line is asked again from an earlier phase on.
+        """
+        return (self.epoch, self.round, self.phase, self.key)
 
 
 class Statuses:
@@ -124,7 +128,7 @@ def read_statuses(store: Store, files: Sequence[BlockFile], *, num_threads: int 
 
 
 def _read_status_columns(store: Store, file: BlockFile) -> pa.Table:
-    return _read_parquet(store, file.path, columns=["id", "status"]).replace_schema_metadata(None)
+    return read_block(store, file.path, columns=["id", "status"]).replace_schema_metadata(None)
 
 
 def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> pa.Array:
@@ -132,7 +136,8 @@ def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> pa.Array:
     return pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=known)).fill_null(-1)
 
 
-def _read_parquet(store: Store, path: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+def read_block(store: Store, path: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """A committed block, or some of its columns. Raises DataError, with the way out, where it cannot be read."""
     try:
         with store.open(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
             names = parquet.schema_arrow.names
@@ -170,7 +175,7 @@ def read_rows(
 
 def _cached(store: Store, path: str, cache: OrderedDict[str, pa.Table]) -> pa.Table:
     table = cache.pop(path, None)
-    cache[path] = _read_parquet(store, path) if table is None else table
+    cache[path] = read_block(store, path) if table is None else table
     if len(cache) > _CACHED_TABLES:
         cache.popitem(last=False)
     return cache[path]

@@ -9,7 +9,8 @@ their content's hash and manifest.json is switched last, on condition that nobod
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +29,9 @@ _FOLDER = re.compile(r"[a-z][a-z0-9_-]*")
 _STAGED = re.compile(rf"{_HOME}/({_FOLDER.pattern})/e(\d+)/.+")
 _ROW_GROUP_ROWS = 1024
 _ZSTD_LEVEL = 3
+
+_Files = Iterator[tuple[bytes, int]]  # Parquet files and their rows
+_Sign = Callable[[list[Shard]], Manifest]
 
 
 def publish(
@@ -53,7 +57,7 @@ def publish(
     about = (schema.metadata or {}).get(SCHEMA_KEY, b"").decode()
     way = _publish_by_rename if store.can_rename else _publish_by_manifest
     try:
-        return way(store, epoch, folder, shards, about=about, facts=facts)
+        return way(store, epoch, folder, shards, partial(_manifest, about=about, facts=facts))
     except FileNotFoundError as error:
         raise _lost(store, epoch, folder) from error
 
@@ -69,22 +73,14 @@ def fence_publish(store: Store, epoch: Epoch) -> None:
                 raise _lost(store, epoch, folder) from error
 
 
-def _publish_by_rename(
-    store: Store,
-    epoch: Epoch,
-    folder: str,
-    shards: Iterator[tuple[bytes, int]],
-    *,
-    about: str,
-    facts: Mapping[str, Any],
-) -> Manifest:
+def _publish_by_rename(store: Store, epoch: Epoch, folder: str, shards: _Files, manifest_of: _Sign) -> Manifest:
     mine = f"{_HOME}/{folder}/e{epoch.number}"
     _seize(store, epoch, folder)
     entries: list[Shard] = []
     for data, num_rows in shards:
         entries.append(_entry(f"part-{len(entries):05d}.parquet", data, num_rows))
         store.put(f"{mine}/new/{entries[-1].name}", data)
-    manifest = _manifest(entries, about=about, facts=facts)
+    manifest = manifest_of(entries)
     store.put(f"{mine}/new/{MANIFEST}", manifest.to_bytes())
     check_owner(store, epoch)  # after the last file is made: from here on this driver only moves folders
     if not _holds(store, folder, manifest):
@@ -121,15 +117,7 @@ def _staging_epochs(store: Store, folder: str) -> set[int]:
     return {int(found[2]) for found in staged if found}
 
 
-def _publish_by_manifest(
-    store: Store,
-    epoch: Epoch,
-    folder: str,
-    shards: Iterator[tuple[bytes, int]],
-    *,
-    about: str,
-    facts: Mapping[str, Any],
-) -> Manifest:
+def _publish_by_manifest(store: Store, epoch: Epoch, folder: str, shards: _Files, manifest_of: _Sign) -> Manifest:
     path = f"{folder}/{MANIFEST}"
     old = store.read(path) if store.exists(path) else None
     present = set(store.list(folder))
@@ -139,7 +127,7 @@ def _publish_by_manifest(
         entries.append(_entry(f"part-{len(entries):05d}-{digest[:8]}.parquet", data, num_rows))
         if old is None or digest.encode() not in old or f"{folder}/{entries[-1].name}" not in present:
             store.put(f"{folder}/{entries[-1].name}", data)
-    manifest = _manifest(entries, about=about, facts=facts)
+    manifest = manifest_of(entries)
     new = manifest.to_bytes()
     check_owner(store, epoch)
     if new != old:
@@ -202,7 +190,7 @@ class _Rows:
         return rows.slice(0, num_rows).combine_chunks()
 
 
-def _shards(rows: _Rows, schema: pa.Schema, shard_rows: int) -> Iterator[tuple[bytes, int]]:
+def _shards(rows: _Rows, schema: pa.Schema, shard_rows: int) -> _Files:
     """(Parquet file, its rows) of every shard, at least one; the cut into pages depends on the rows alone."""
     group = rows.take(min(_ROW_GROUP_ROWS, shard_rows))
     num_shards = 0

@@ -123,13 +123,13 @@ def _committed_by_one(store, *blocks):
     return commit.committed(store, "sft", epoch)
 
 
-def test_the_newest_record_of_a_row_counts_by_round_then_phase_then_epoch(store):
-    _committed_by_one(store, ("0.1", "a", _rows("abcd", "failed")), ("0.2", "b", _rows("b", "ok")))
+def test_the_newest_record_of_a_row_counts_by_epoch_then_round_then_phase(store):
+    _committed_by_one(store, ("0.1", "a", _rows("abcd", "failed")), ("0.2", "b", _rows("b", "failed")))
     files = _committed_by_one(store, ("0.1", "a", _rows("abc", "ok")), ("1.0", "c", _rows("xc", "open")))
     statuses = commit.read_statuses(store, files)
     assert {row_id: (file.path, row, status) for row_id, (file, row, status) in statuses.items()} == {
         "a": ("work/sft/0.1/e2/a.parquet", 0, "ok"),
-        "b": ("work/sft/0.2/e1/b.parquet", 0, "ok"),
+        "b": ("work/sft/0.1/e2/a.parquet", 1, "ok"),
         "c": ("work/sft/1.0/e2/c.parquet", 1, "open"),
         "d": ("work/sft/0.1/e1/a.parquet", 3, "failed"),
         "x": ("work/sft/1.0/e2/c.parquet", 0, "open"),
