@@ -128,9 +128,10 @@ class MixturePass:
             fence = fence_for(self.rules.run_seed, row.id, [*context, *proposals])
             return aggregate_messages(row.messages, proposals, fence=fence, hide_sources=self.rules.hide_sources)
 
-        if not room.window:
-            return build(texts), ()
+        prompt = build(texts)
         limit = room.window - self.sampling.max_tokens
+        if not room.window or room.count_tokens(prompt) <= limit:
+            return prompt, ()
         overhead = room.count_tokens(build([""] * len(texts)))
         try:
             fitted, was_cut = fit_proposals(

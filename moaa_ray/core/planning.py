@@ -8,7 +8,7 @@ phases of load + rows x the slowest pool's seconds per row; a phase's ramp and i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, inf
+from math import ceil, exp, inf, log, sqrt
 
 from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec, allocate, does_not_fit, fits, most_replicas, slowest_s
 from moaa_ray.core.packing_gpus import Cluster
@@ -18,7 +18,13 @@ PHASE_START_S = 6.0
 """Seconds to start one phase beside its engines (performance.md 1.3: Ray Data, 4 pools, measured)."""
 
 BLOCK_S = 5.0
-"""Seconds of one engine that a block should take."""
+"""Seconds of one engine that a block should take, at most."""
+
+MAX_BLOCKS_PER_S = 20
+"""Blocks a second that Ray Data's control plane is asked for; it takes about 17 ms for one (performance.md 1.3)."""
+
+LENGTH_SIGMA = 0.8
+"""Spread of the logarithm of answer lengths that the line is prepared for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +66,30 @@ class Plan:
 
 
 def blocks_in_flight(block_rows: int, concurrency: int) -> int:
-    """Blocks that one engine should hold so that it never drains: 2 x concurrency requests, at least two blocks."""
-    return max(2, ceil(2 * concurrency / block_rows))
+    """Blocks that one engine should hold so that it never drains, although a block leaves with its slowest row.
+
+    Of n log-normal lengths the longest is about exp(sigma sqrt(2 ln n) - sigma^2 / 2) means, and a block holds its
+    place for so long: that many times the concurrency in rows (Little's law), once more waiting, at least two blocks.
+    (Twice the concurrency kept an engine with such lengths busy for 0.59 of the time, measured; this rule 0.99.)
+    """
+    longest = max(1.0, exp(LENGTH_SIGMA * sqrt(2 * log(block_rows)) - LENGTH_SIGMA**2 / 2))
+    return max(2, ceil((longest + 1) * concurrency / block_rows))
 
 
 def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: int) -> tuple[int, int]:
     """Rows of one block, and blocks in flight per engine.
 
-    A block takes about 5 s (2-10 s) of one engine: much more than the 17 ms that the control plane spends on it
-    (performance.md 1.3), and little work to lose in a kill. At most 1,000 rows (engines that take no time), at least
-    one, and small enough for four blocks per engine over the dataset, so that the engines end together. Enough blocks
-    are in flight that block_rows x in_flight >= 2 x concurrency: one engine's fill, and as much again waiting.
-    Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 13 blocks in flight.
+    A block takes at most about 5 s of one engine and half its concurrency in rows (small ones leave an engine fewer
+    idle places, and a kill less to lose), but the pool makes no more than 20 blocks a second, which the control plane
+    can follow. At most 1,000 rows (engines that take no time), at least one, and small enough for four blocks per
+    engine over the dataset, so that the engines end together.
+    Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 33 blocks in flight.
     """
-    wanted = round(BLOCK_S / seconds_per_row) if seconds_per_row > BLOCK_S / 1000 else 1000
+    wanted = 1000
+    if seconds_per_row > BLOCK_S / 1000:
+        wanted = round(BLOCK_S / seconds_per_row)
+    if seconds_per_row > 0:
+        wanted = min(wanted, max(concurrency // 2, ceil(replicas / seconds_per_row / MAX_BLOCKS_PER_S)))
     size = max(1, min(wanted, rows // (4 * replicas)))
     return size, blocks_in_flight(size, concurrency)
 
@@ -159,7 +175,7 @@ def _phase(
         )
         for pool, count in zip(pools, replicas, strict=True)
     )
-    wanted_credits = 2 * sum(pool.replicas * pool.blocks_in_flight for pool in planned)
+    wanted_credits = sum(pool.replicas * pool.blocks_in_flight + 2 for pool in planned)
     return Phase(
         pools=planned,
         block_rows=size,

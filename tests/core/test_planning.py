@@ -125,8 +125,19 @@ def test_thousands_of_gpus_are_planned_exactly():
 # ------------------------------------------------------------------------------------------------ blocks and credits
 
 
-def test_a_block_takes_about_five_seconds_of_an_engine():
-    assert block_rows(0.5, 64, 8, 60_000) == (10, 13)
+def test_a_block_takes_at_most_five_seconds_of_an_engine():
+    """10 rows at 0.5 s. The longest of 10 is 4.04 means: (4.04 + 1) x 64 / 10 = 32.3 blocks keep 64 places filled."""
+    assert block_rows(0.5, 64, 8, 60_000) == (10, 33)
+
+
+def test_a_block_has_at_most_half_the_requests_that_an_engine_takes_at_once():
+    """0.02 s/row would allow 250 rows. The longest of 32 is 5.97 means: 6.97 x 64 / 32 = 13.9."""
+    assert block_rows(0.02, 64, 1, 60_000) == (32, 14)
+
+
+def test_the_control_plane_sees_at_most_twenty_blocks_a_second_of_a_pool():
+    """100 engines of 0.02 s/row make 5,000 rows a second: 250 rows a block."""
+    assert block_rows(0.02, 64, 100, 10**6)[0] == 250
 
 
 def test_engines_that_take_no_time_get_blocks_of_a_thousand():
@@ -134,18 +145,18 @@ def test_engines_that_take_no_time_get_blocks_of_a_thousand():
 
 
 def test_a_small_dataset_still_gives_every_engine_four_blocks():
-    """64 rows, 4 engines: 4 rows a block, although 0.1 s/row would allow 50; 16 blocks of 4 hold 2 x 32 requests."""
-    assert block_rows(0.1, 32, 4, 64) == (4, 16)
+    """64 rows, 4 engines: 4 rows a block; the longest of 4 is 2.75 means: 3.75 x 32 / 4 = 30.01."""
+    assert block_rows(0.1, 32, 4, 64) == (4, 31)
 
 
 def test_a_block_has_at_least_one_row():
     assert block_rows(100.0, 8, 10, 5) == (1, 16)
 
 
-def test_credits_are_twice_what_all_engines_hold_but_no_more_than_there_are_blocks():
-    """One engine of 1 s/row, concurrency 4: blocks of 5 rows, 2 in flight, 4 credits; 10 rows are 5 blocks of 2."""
+def test_credits_are_what_all_engines_hold_and_two_a_pool_but_no_more_than_there_are_blocks():
+    """One engine of 1 s/row, concurrency 4: blocks of 2 rows, 2.86 x 4 / 2 = 5.7 in flight; 10 rows are 5 blocks."""
     plan = plan_line([pool("a", 1.0, concurrency=4)], cluster(1), num_rows=1000)
-    assert (plan.phases[0].block_rows, plan.phases[0].credits) == (5, 4)
+    assert (plan.phases[0].block_rows, plan.phases[0].pools[0].blocks_in_flight, plan.phases[0].credits) == (2, 6, 8)
     assert plan_line([pool("a", 1.0, concurrency=64)], cluster(1), num_rows=10).phases[0].credits == 5
 
 
