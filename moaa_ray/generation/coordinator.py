@@ -36,6 +36,7 @@ class PoolState:
     workers: dict[str, WorkerState] = field(default_factory=dict)
     past: list[HostStats] = field(default_factory=list)
     rows_done: int = 0
+    rows_redone: int = 0
     worker_deaths: int = 0
     last_row_at: float = 0.0
 
@@ -46,6 +47,7 @@ class PoolSnapshot:
 
     name: str
     rows_done: int
+    rows_redone: int = 0
     stats: list[HostStats]
     worker_deaths: int
     num_workers: int
@@ -128,6 +130,7 @@ class Coordinator:
                 return
             state.worker_deaths += 1
             state.past.append(before.stats)
+            state.rows_redone += len(before.open_ids)
             if before.open_ids:
                 blameless = await asyncio.to_thread(is_blameless_death, before.node_id, before.worker_id)
                 state.suspects.died(list(before.open_ids), is_blamed=not blameless, in_isolation=before.is_isolating)
@@ -164,6 +167,7 @@ class Coordinator:
         """The engine died or hung inside a living worker: all rows with it are suspects."""
         state = self._pools[pool]
         mine = state.workers[worker]
+        state.rows_redone += len(mine.open_ids)
         state.suspects.died(list(mine.open_ids), is_blamed=is_blamed, in_isolation=mine.is_isolating)
         mine.open_ids = {}
 
@@ -183,6 +187,7 @@ class Coordinator:
             PoolSnapshot(
                 name=name,
                 rows_done=state.rows_done,
+                rows_redone=state.rows_redone,
                 stats=[*state.past, *(worker.stats for worker in state.workers.values())],
                 worker_deaths=state.worker_deaths,
                 num_workers=len(state.placed),

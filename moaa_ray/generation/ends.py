@@ -87,7 +87,7 @@ class Commit:
         store = open_store(self._run_uri)
         path = commit.commit_block(store, self._stage, f"{turn}.{self._num_done}", self._epoch, key, rows)
         # A repeated call may bring other answers, and the first commit stands: what counts is in the file.
-        (rows,) = commit.read_rows(store, [(path, i) for i in range(rows.num_rows)], batch_rows=rows.num_rows)
+        rows = commit.read_block(store, path, columns=["status", "reason"])
         statuses = rows.column("status").to_pylist()
         coming = [(path, i) for i, status in enumerate(statuses) if is_end and status == "open"]
         reasons = [_kind(reason) for reason in rows.column("reason").to_pylist() if reason]

@@ -20,6 +20,9 @@ from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
 from moaa_ray.generation.worker import PassWorker, PoolWork
 
 _NO_PROGRESS_LIMIT_S = 6 * 3600
+_GROW_AT = 1.0
+"""Blocks with a worker per block in flight from which an autoscaling pool grows. Ray's own 1.75 is out of reach here:
+a worker is given two more blocks than it works on, and works on many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
     """Run the phase; yields the number of rows of each block as it is committed."""
     context = ray.data.DataContext.get_current().copy()
     context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_AT
     with ray.data.DataContext.current(context):
         num_warm_ups = 2 * max(pool.min_replicas for pool in line.pools)
         numbers = range(-num_warm_ups, line.num_tickets)

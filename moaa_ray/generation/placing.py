@@ -48,19 +48,19 @@ def _pool(loaded: LoadedRecipe, planned: PlannedPool, passes: tuple[MixturePass,
     recipe, spec = loaded.recipe, planned.spec
     model = _with_absolute_paths(recipe.models[spec.engine], loaded)
     on_gpu = spec.num_gpus > 0
+    most = max(model.replicas.max if isinstance(model.replicas, ReplicaRange) else 1, planned.replicas)
     work = PoolWork(
         name=spec.name,
         passes=tuple(p for p in passes if p.name in spec.passes),
-        make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / planned.replicas),
+        make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / most),
         request_timeout_s=_whole_request_s(model),
         hang_after_s=math.inf if model.engine == "openai" else recipe.generate.hang_after_s,
         on_missing=recipe.generate.on_missing_proposer,
     )
-    most = model.replicas.max if isinstance(model.replicas, ReplicaRange) else planned.replicas
     return Pool(
         work=work,
         min_replicas=planned.replicas,
-        max_replicas=max(most, planned.replicas),
+        max_replicas=most,
         num_cpus=model.num_cpus,
         num_gpus=spec.num_gpus,
         spans_nodes=spec.num_gpus > max(cluster.largest_node, 1),

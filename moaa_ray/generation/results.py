@@ -74,7 +74,7 @@ def _failures(table: pa.Table, passes: tuple[MixturePass, ...]) -> pa.Table:
                 "reason": _kind(row.reason),
                 "detail": row.reason,
                 "messages": [dict(message) for message in row.messages],
-                "proposals": [asdict(p) for p in (*row.proposals, *turn_proposals(row, passes))],
+                "proposals": [dict(vars(p)) for p in (*row.proposals, *turn_proposals(row, passes))],
             }
         )
     return pa.Table.from_pylist(records, schema=schemas.FAILURES)
@@ -92,6 +92,8 @@ def _put_parquet(store: Store, path: str, table: pa.Table) -> None:
 
 
 def write_summary(store: Store, summary: Summary) -> None:
-    """summary.json: the facts of the stage."""
-    text = json.dumps({"stage": STAGE, **asdict(summary)}, indent=2, ensure_ascii=False)
+    """summary.json: the facts of the stage; what is not known (a cost without a price) is left out."""
+    facts = asdict(summary, dict_factory=lambda items: {name: value for name, value in items if value is not None})
+    cost = {} if summary.cost_usd is None else {"cost_usd": summary.cost_usd}
+    text = json.dumps({"stage": STAGE, **facts, **cost}, indent=2, ensure_ascii=False)
     store.put("summary.json", (text + "\n").encode())

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,7 +53,8 @@ def _init(options: dict, *, num_attempts: int) -> None:
     """ray.init; a local cluster that does not come up in time on a busy machine is tried again."""
     for attempt in range(1, num_attempts + 1):
         try:
-            ray.init(**options)
+            with _own_sigterm():
+                ray.init(**options)
             return
         except ConnectionError:
             raise
@@ -59,6 +62,23 @@ def _init(options: dict, *, num_attempts: int) -> None:
             if "timed out during startup" not in str(error) or attempt == num_attempts:
                 raise StageError(f"Ray did not start ({error}); free this machine's CPUs and run it again") from error
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keeps this process's handler of SIGTERM: Ray puts its own in place, which ends the driver with exit code 1."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    try:
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    except SystemExit:  # what Ray's handler makes of a SIGTERM that comes while Ray starts
+        signal.raise_signal(signal.SIGTERM)
+        raise
 
 
 def log_folder() -> str:

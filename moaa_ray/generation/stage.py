@@ -46,6 +46,7 @@ class _Session:
     console: Console | None
     pools: list[PoolSummary] = field(default_factory=list)
     rows_done: int = 0
+    rows_redone: int = 0
     max_blocks_in_line: int = 0
     failed_now: set[str] = field(default_factory=set)
 
@@ -58,13 +59,15 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Cons
     """
     began = time.monotonic()
     store = open_store(loaded.run_dir)
-    open_run(store, loaded, prompt_versions=prompt_versions(), allow_changes=allow_changes)
+    is_mixed = open_run(store, loaded, prompt_versions=prompt_versions(), allow_changes=allow_changes)
     epoch = commit.take_epoch(store, commit.owner_record())
     commit.adopt(store, STAGE, epoch)
     publish.fence_publish(store, epoch)
     set_stage(store, STAGE, status="running", epoch=epoch.number)
     passes = mixture_passes(loaded.recipe)
     run = _Session(loaded, store, epoch, passes, _read_prompts(loaded, store, epoch, passes), console)
+    if is_mixed:
+        todo.restart_turns(store, epoch, _statuses(run), passes)
     if _next_steps(run):
         _run(run)
     summary = _publish(run)
@@ -73,6 +76,7 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Cons
         pools=run.pools,
         seconds=time.monotonic() - began,
         rows_done_now=run.rows_done,
+        rows_redone=run.rows_redone,
         max_blocks_in_line=run.max_blocks_in_line,
     )
     results.write_summary(store, summary)
@@ -85,10 +89,10 @@ def _read_prompts(loaded: LoadedRecipe, store: Store, epoch: commit.Epoch, passe
     """Read the sources, publish prompts/, and commit the prompts that are new as rows at the beginning."""
     config = loaded.recipe.prompts
     read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir))
-    publish.publish(
-        store, epoch, "prompts", read.batches(), schemas.PROMPTS, loaded.recipe.generate.shard_rows, facts={}
-    )
-    known = commit.read_statuses(store, commit.committed(store, STAGE, epoch))
+    files = commit.committed(store, STAGE, epoch)
+    batches = todo.unchanged(read.batches(), store, files, read.turn_modes)
+    publish.publish(store, epoch, "prompts", batches, schemas.PROMPTS, loaded.recipe.generate.shard_rows, facts={})
+    known = commit.read_statuses(store, files)
     prompts = todo.seed_prompts(store, epoch, known=known, modes=read.turn_modes, passes=passes)
     return Prompts(order=prompts.order, later_turns=prompts.later_turns, rejected=read.rejected())
 
@@ -137,6 +141,7 @@ def _run_phase(run: _Session, phase: Phase, pools: list[Pool], turn: int | None,
         return
     blocks = todo.blocks_for(here, block_rows=phase.block_rows)
     later = run.prompts.later_turns if turn is None else {}
+    growth = sum((pool.max_replicas - pool.min_replicas) * pool.blocks_in_flight for pool in pools)
     line = Line(
         run_uri=run.store.uri,
         stage=STAGE,
@@ -144,7 +149,7 @@ def _run_phase(run: _Session, phase: Phase, pools: list[Pool], turn: int | None,
         passes=run.passes,
         pools=tuple(pools),
         num_done=last + 1,
-        num_credits=phase.credits,
+        num_credits=phase.credits + 2 * growth,
         block_rows=phase.block_rows,
         num_tickets=num_tickets(blocks, later),
         max_failed=int(run.loaded.recipe.generate.max_failed_fraction * len(run.prompts.order)),
@@ -155,15 +160,18 @@ def _run_phase(run: _Session, phase: Phase, pools: list[Pool], turn: int | None,
 
 
 def _watch(run: _Session, line: Line, coordinator, *, title: str, total: int) -> None:
-    settings = run.loaded.recipe.generate
-    progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
+    recipe = run.loaded.recipe
+    progress = Progress(title=title, total=total, warn_after_s=recipe.generate.warn_after_s, console=run.console)
     with progress:
         run.rows_done += run_watched(
             line, coordinator, progress, check_owner=lambda: commit.check_owner(run.store, run.epoch)
         )
     snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
-    gpus = {pool.work.name: pool.num_gpus for pool in line.pools}
-    run.pools += [pool_summary(pool, num_gpus=gpus[pool.name]) for pool in snapshot.pools]
+    run.rows_redone += sum(pool.rows_redone for pool in snapshot.pools)
+    for pool, facts in zip(line.pools, snapshot.pools, strict=True):
+        tokens_usd = recipe.models[pool.work.passes[0].engine].price_per_million_tokens
+        prices = {"gpu_hour_usd": recipe.plan.gpu_hour_usd, "million_tokens_usd": tokens_usd}
+        run.pools.append(pool_summary(facts, num_gpus=pool.num_gpus, **prices))
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
     if snapshot.stop_reason:

@@ -22,6 +22,8 @@ class PoolSummary:
     gpu_s: float
     deaths: int
     failures: Mapping[str, int]
+    cost_usd: float | None = None
+    """GPU-seconds of engines starting or up, or tokens, at the recipe's price; None: no price there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,14 @@ class Summary:
     seconds: float = 0.0
     rows_done_now: int = 0
     rows_redone: int = 0
+    """Rows asked again because an engine or its worker died with them, once for each such death."""
     max_blocks_in_line: int = 0
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the pools with a price cost in this session; None where none has one."""
+        costs = [pool.cost_usd for pool in self.pools if pool.cost_usd is not None]
+        return sum(costs) if costs else None
 
     @property
     def is_conserved(self) -> bool:
@@ -49,19 +58,31 @@ class Summary:
         return self.num_prompts == sum(self.statuses.values())
 
 
-def pool_summary(pool: PoolSnapshot, *, num_gpus: int) -> PoolSummary:
-    """The facts of one pool. num_gpus is what one engine holds."""
+def pool_summary(
+    pool: PoolSnapshot,
+    *,
+    num_gpus: int,
+    gpu_hour_usd: float | None = None,
+    million_tokens_usd: float | None = None,
+) -> PoolSummary:
+    """The facts of one pool. num_gpus is what one engine holds; a price of tokens counts where GPUs have none."""
     stats = pool.stats
     up_s = sum(s.up_s for s in stats)
     tokens = sum(s.completion_tokens for s in stats)
+    prompt_tokens = sum(s.prompt_tokens for s in stats)
     engine_s = up_s + sum(s.start_s for s in stats)
+    cost_usd = None
+    if num_gpus and gpu_hour_usd is not None:
+        cost_usd = engine_s * num_gpus / 3600 * gpu_hour_usd
+    elif million_tokens_usd is not None:
+        cost_usd = (prompt_tokens + tokens) / 1e6 * million_tokens_usd
     failures: Counter = Counter()
     for s in stats:
         failures.update(s.failures)
     return PoolSummary(
         name=pool.name,
         calls=sum(s.calls for s in stats),
-        prompt_tokens=sum(s.prompt_tokens for s in stats),
+        prompt_tokens=prompt_tokens,
         completion_tokens=tokens,
         tokens_per_s=tokens / max(1e-9, sum(s.busy_s for s in stats)),
         busy_fraction=busy_fraction(pool),
@@ -69,6 +90,7 @@ def pool_summary(pool: PoolSnapshot, *, num_gpus: int) -> PoolSummary:
         gpu_s=engine_s * num_gpus,
         deaths=sum(s.deaths for s in stats) + pool.worker_deaths,
         failures=dict(failures),
+        cost_usd=cost_usd,
     )
 
 
@@ -80,6 +102,8 @@ def render(summary: Summary) -> str:
     for title, counted in (("dropped", summary.dropped), ("failed", summary.failures), ("flags", summary.flags)):
         if counted:
             lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
+    if summary.cost_usd is not None:
+        lines.append(f"  cost: {summary.cost_usd:,.2f} USD for the engines of this session, at the recipe's prices")
     if summary.pools:
         lines += _pool_table(summary.pools)
     return "\n".join(lines)

@@ -5,18 +5,20 @@ the line was cut into phases when it was committed.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from moaa_ray.core.admission import RowRef, WorkBlock
 from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.turns import first_open_pass, reopen
 from moaa_ray.data import commit, publish, schemas
-from moaa_ray.data.conversations import TurnMode, start_turns
+from moaa_ray.data.conversations import TurnMode, digest_of, start_turns
 from moaa_ray.data.store import Store
-from moaa_ray.types import Row
+from moaa_ray.errors import DataError
+from moaa_ray.types import Message, Row
 
 STAGE = "generate"
 SEED_ROWS = 2048
@@ -51,6 +53,7 @@ def seed_prompts(
 ) -> Prompts:
     """Go through the published prompts; those without a record are committed as open rows at the beginning."""
     names = [p.name for p in passes]
+    is_known = set(known)
     order: list[str] = []
     later_turns: Counter[int] = Counter()
     new: list[schemas.Record] = []
@@ -60,7 +63,7 @@ def seed_prompts(
             row = _first_row(record, modes)
             order.append(row.id)
             later_turns.update(range(1, len(row.later) + 1))
-            if known.get(row.id) is None:
+            if row.id not in is_known:
                 new.append(schemas.row_record(row, pass_names=names))
         if new:
             block = pa.Table.from_pylist(new, schema=schemas.work_schema(names))
@@ -69,9 +72,61 @@ def seed_prompts(
     return Prompts(order=order, later_turns=dict(later_turns))
 
 
+def unchanged(
+    batches: Iterable[pa.Table], store: Store, files: Iterable[commit.BlockFile], modes: Mapping[str, TurnMode]
+) -> Iterator[pa.Table]:
+    """The prompts as they are. Raises DataError at one whose id this run knows with other messages.
+
+    A row is what was made of one prompt, so an id stands for one text as long as the run lives, also when
+    the prompt is taken away and comes back. Args: files, all committed blocks.
+    """
+    begun = _digests_at_begin(store, files)
+    for table in batches:
+        for record in table.to_pylist() if begun else ():
+            row = _first_row(record, modes)
+            digest = _digest(row.messages, row.later)
+            if begun.get(row.id, digest) != digest:
+                text = " ".join(row.messages[-1]["content"].split())[:80]
+                raise DataError(
+                    f"prompt {row.id!r} of source {row.source!r} has other messages than when this run began with it, "
+                    f"now {text!r}; a row stays what it was asked: give the new text an id of its own (columns.id: "
+                    '"" makes ids from the messages), put the old text back, or give another run_dir'
+                )
+        yield table
+
+
+def _digests_at_begin(store: Store, files: Iterable[commit.BlockFile]) -> dict[str, bytes]:
+    """What every row of the run was to be asked when it was new, by id."""
+    digests: dict[str, bytes] = {}
+    for file in files:
+        if (file.round, file.phase) == (0, 0):
+            for record in commit.read_block(store, file.path, columns=["id", "messages", "later"]).to_pylist():
+                digests[record["id"]] = _digest(schemas.messages_from(record["messages"]), record["later"])
+    return digests
+
+
+def _digest(messages: Sequence[Message], later: Sequence[str]) -> bytes:
+    said = (part for message in messages for part in (message["role"], message["content"]))
+    return digest_of(*said, "later", *later)
+
+
 def _first_row(record: dict, modes: Mapping[str, TurnMode]) -> Row:
     context, later = start_turns(schemas.messages_from(record["messages"]), modes.get(record["source"], "all"))
     return Row(id=record["id"], source=record["source"], messages=context, later=later)
+
+
+def restart_turns(store: Store, epoch: commit.Epoch, statuses: commit.Statuses, passes: Sequence[MixturePass]) -> None:
+    """Commit every row that is under way anew, at the beginning of its turn, with what the passes have answered so far.
+
+    For a run that goes on with another mixture: how many passes a row has been through says nothing there.
+    """
+    names = [p.name for p in passes]
+    schema = schemas.work_schema(names)
+    refs = [(file.path, row) for _, (file, row, status) in statuses.items() if status == "open" and file.phase]
+    for i, table in enumerate(commit.read_rows(store, refs, batch_rows=SEED_ROWS, schema=schema)):
+        for turn in sorted(set(table.column("turn").to_pylist())):
+            rows = table.filter(pc.field("turn") == turn)
+            commit.commit_block(store, STAGE, f"{turn}.0", epoch.number, f"again-{i:06d}", rows)
 
 
 def next_steps(
@@ -84,11 +139,11 @@ def next_steps(
     """
     steps: dict[str, Step] = {}
     failed: list[RowRef] = []
+    unfinished = {row_id: latest for row_id, latest in statuses.items() if latest[2] in ("open", "failed")}
     for row_id in order:
-        latest = statuses.get(row_id)
-        if latest is None or latest[2] not in ("open", "failed"):
+        if row_id not in unfinished:
             continue
-        file, row, status = latest
+        file, row, status = unfinished[row_id]
         is_closed = status == "open" and file.phase == len(passes)
         turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
         steps[row_id] = Step(ref=(file.path, row), turn=turn, first_pass=first_pass)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from moaa_ray.errors import MoaaError, StageError
@@ -15,6 +16,9 @@ from moaa_ray.generation.session import log_folder
 
 _POLL_S = 0.5
 _CHECK_OWNER_S = 10.0
+_STOP_LIMIT_S = 15.0
+_SLOW_START = 10
+"""Where all resources were free at first nobody else holds them: so many times longer may processes take to start."""
 
 
 class _Consumer(threading.Thread):
@@ -34,6 +38,20 @@ class _Consumer(threading.Thread):
         except BaseException as error:  # handed to the main thread, which raises it
             self.error = error
 
+    def stop(self) -> None:
+        """End a plan that still goes on: a thread that uses Ray while it is shut down crashes the process.
+
+        Of an executor without a first result nothing else is known than that it is a thread.
+        """
+        if not self.is_alive():
+            return
+        for thread in threading.enumerate():
+            if isinstance(thread, StreamingExecutor):
+                stopper = threading.Thread(target=thread.shutdown, kwargs={"force": True}, daemon=True)
+                stopper.start()
+                stopper.join(_STOP_LIMIT_S)
+        self.join(_STOP_LIMIT_S)
+
 
 def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Callable[[], None]) -> int:
     """Run a phase to its end; returns the rows committed.
@@ -41,28 +59,40 @@ def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Cal
     check_owner raises FencedError when another driver has taken the run over; it is called now and then.
     Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks.
     """
-    began = checked_at = time.monotonic()
     consumer = _Consumer(line, coordinator)
-    consumer.start()
-    is_placed = False
-    while consumer.is_alive():
-        consumer.join(_POLL_S)
-        snapshot = _snapshot(coordinator)
-        if snapshot is None:
-            continue
-        progress.show(snapshot)
-        is_placed = is_placed or not _waiting(line, snapshot)
-        if time.monotonic() - checked_at > _CHECK_OWNER_S:
-            checked_at = time.monotonic()
-            check_owner()
-        if not is_placed and time.monotonic() - began > line.start_timeout_s:
-            raise StageError(_who_waits(line, snapshot))
+    try:
+        _watch(consumer, line, coordinator, progress, check_owner=check_owner)
+    finally:
+        consumer.stop()
     if consumer.error is not None:
+        check_owner()  # a driver that slept while another took over finds its Ray in ruins, but this is why
         last = _snapshot(coordinator)
         if last is not None and last.stop_reason:
             raise StageError(last.stop_reason) from consumer.error
         raise _as_ours(consumer.error) from consumer.error
     return consumer.num_rows
+
+
+def _watch(
+    consumer: _Consumer, line: Line, coordinator, progress: Progress, *, check_owner: Callable[[], None]
+) -> None:
+    """Start the consumer and show what it does until it has ended."""
+    limit_s = line.start_timeout_s * (_SLOW_START if _is_room(line) else 1)
+    began = checked_at = time.monotonic()
+    consumer.start()
+    is_placed = False
+    while consumer.is_alive():
+        consumer.join(_POLL_S)
+        if time.monotonic() - checked_at > _CHECK_OWNER_S:
+            checked_at = time.monotonic()
+            check_owner()
+        snapshot = _snapshot(coordinator)
+        if snapshot is None:
+            continue
+        progress.show(snapshot)
+        is_placed = is_placed or not _waiting(line, snapshot)
+        if not is_placed and time.monotonic() - began > limit_s:
+            raise StageError(_who_waits(line, snapshot, limit_s))
 
 
 def _as_ours(error: BaseException) -> BaseException:
@@ -95,11 +125,19 @@ def _waiting(line: Line, snapshot: Snapshot) -> list[str]:
     ]
 
 
-def _who_waits(line: Line, snapshot: Snapshot) -> str:
+def _is_room(line: Line) -> bool:
+    """Whether the least workers of all pools fit into what is free at this moment."""
+    free = ray.available_resources()
+    num_cpus = sum(pool.min_replicas * pool.num_cpus for pool in line.pools)
+    num_gpus = sum(pool.min_replicas * pool.num_gpus for pool in line.pools)
+    return num_cpus <= free.get("CPU", 0.0) and num_gpus <= free.get("GPU", 0.0)
+
+
+def _who_waits(line: Line, snapshot: Snapshot, limit_s: float) -> str:
     free = {k: v for k, v in ray.available_resources().items() if k in ("CPU", "GPU")}
     total = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
     return (
-        f"pools that could not get their resources within {line.start_timeout_s:.0f} s: "
+        f"pools that could not get their resources within {limit_s:.0f} s: "
         f"{'; '.join(_waiting(line, snapshot))}; the cluster has {total}, free {free}. "
         "Wait for other jobs to end, give fewer replicas, or raise ray.start_timeout_s"
     )

@@ -108,6 +108,7 @@ class PassWorker:
         except EngineMissingError as error:
             for row_id in rows.keys() - done.keys():
                 done[row_id] = await self._without_engine(rows[row_id], error)
+            self._tell("report", self._me, self._host.stats())
         return done
 
     def _settle(self, rows: dict[str, Row], done: dict[str, Row], sorting: Sorting) -> list[str]:

@@ -44,13 +44,13 @@ def start(recipe: Path, *overrides: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen, *, timeout_s: float = 240) -> tuple[int, str]:
+def finish(process: subprocess.Popen, *, timeout_s: float = 600) -> tuple[int, str]:
     """Exit code and output."""
     output, _ = process.communicate(timeout=timeout_s)
     return process.returncode, output
 
 
-def run(recipe: Path, *overrides: str, timeout_s: float = 240) -> tuple[int, str]:
+def run(recipe: Path, *overrides: str, timeout_s: float = 600) -> tuple[int, str]:
     return finish(start(recipe, *overrides), timeout_s=timeout_s)
 
 
@@ -79,7 +79,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def wait_for_blocks(run_dir: Path, count: int, process: subprocess.Popen, *, timeout_s: float = 120) -> int:
+def wait_for_blocks(run_dir: Path, count: int, process: subprocess.Popen, *, timeout_s: float = 600) -> int:
     """Wait until so many blocks of answers are committed, or the process has ended; the number there is."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and process.poll() is None:

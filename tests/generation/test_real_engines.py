@@ -54,7 +54,7 @@ def test_885_real_prompts_killed_twice_end_with_885_rows_accounted_for(tmp_path)
     for kill in range(2):
         process = runs.start(recipe)
         found = runs.wait_for_blocks(run_dir, seen + 12, process, timeout_s=400)
-        assert process.poll() is None, f"kill {kill} came too late"
+        assert process.poll() is None, f"kill {kill} came too late: {runs.finish(process)}"
         assert found >= seen + 12
         runs.kill_all(process)
         seen = runs.num_blocks(run_dir)

@@ -64,6 +64,26 @@ def test_a_pools_facts_are_sums_over_its_engines():
     )
 
 
+def test_a_pool_costs_its_gpu_seconds_or_its_tokens_where_gpus_have_no_price():
+    """4 GPUs for 900 s at 2 USD an hour are 2 USD; 2.5 million tokens at 0.4 USD a million are 1 USD."""
+    stats = [HostStats(prompt_tokens=2_000_000, completion_tokens=500_000, up_s=840, start_s=60)]
+    pool = PoolSnapshot(name="l0.a", rows_done=1, stats=stats, worker_deaths=0, num_workers=1, idle_s=0)
+    prices = {"gpu_hour_usd": 2.0, "million_tokens_usd": 0.4}
+    assert pool_summary(pool, num_gpus=4, **prices).cost_usd == 2.0
+    assert pool_summary(pool, num_gpus=4, million_tokens_usd=0.4).cost_usd == 1.0
+    assert pool_summary(pool, num_gpus=0, **prices).cost_usd == 1.0
+    assert pool_summary(pool, num_gpus=0, gpu_hour_usd=2.0).cost_usd is None
+    assert pool_summary(pool, num_gpus=4).cost_usd is None
+
+
+def test_the_summary_tells_what_is_known_of_the_cost_and_nothing_where_no_price_is():
+    known = summary(pools=[facts(cost_usd=1.5), facts("l0.b"), facts("aggregate", cost_usd=0.25)])
+    assert known.cost_usd == 1.75
+    assert "  cost: 1.75 USD for the engines of this session, at the recipe's prices" in render(known).splitlines()
+    assert summary(pools=[facts()]).cost_usd is None
+    assert "cost" not in render(summary(pools=[facts()]))
+
+
 def test_a_pool_that_never_had_an_engine_has_zeros():
     pool = PoolSnapshot(name="l0.a", rows_done=0, stats=[], worker_deaths=0, num_workers=0, idle_s=0)
     found = pool_summary(pool, num_gpus=1)

@@ -6,7 +6,8 @@ import pytest
 from moaa_ray.core.admission import WorkBlock
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.local_store import LocalStore
-from moaa_ray.generation.todo import STAGE, Step, blocks_for, next_steps, seed_prompts
+from moaa_ray.errors import DataError
+from moaa_ray.generation.todo import STAGE, Step, blocks_for, next_steps, restart_turns, seed_prompts, unchanged
 from moaa_ray.types import Failure, Message, Row
 from tests.core.rows import aggregator, proposer, row, said
 
@@ -158,3 +159,63 @@ def test_prompts_that_have_a_record_are_not_committed_again(store, epoch):
     again = seed_prompts(store, later, known=statuses, modes={}, passes=PASSES)
     assert again == prompts
     assert list(steps_of(store, later, *prompts.order)) == ["r1", "r2"]
+
+
+def test_a_failed_row_that_is_asked_again_from_an_earlier_phase_goes_on_from_there(store, epoch):
+    """Its failure stands in the file of the last phase, the new attempt of a later driver in that of the first."""
+    put(store, epoch, "0.3", row("r1", status="failed", answers={"l0.a": (DOWN,), "l0.b": (DOWN,)}))
+    later = commit.take_epoch(store, {})
+    path = put(store, later, "0.2", row("r1", answers={"l0.a": (said("A"),), "l0.b": (said("B"),)}))
+    assert steps_of(store, later, "r1") == {"r1": Step(ref=(path, 0), turn=0, first_pass=2)}
+
+
+def known_prompts(store, epoch, *conversations, modes=None):
+    """One session: the prompts are checked against the run's blocks, published, and begun with."""
+    files = commit.committed(store, STAGE, epoch)
+    records = [
+        {"id": row_id, "source": "s", "messages": [Message(role="user", content=text) for text in texts]}
+        for row_id, *texts in conversations
+    ]
+    table = pa.Table.from_pylist(records, schema=schemas.PROMPTS)
+    batches = unchanged([table], store, files, modes or {})
+    publish.publish(store, epoch, "prompts", batches, schemas.PROMPTS, 10, {})
+    known = commit.read_statuses(store, files, num_threads=1)
+    return seed_prompts(store, epoch, known=known, modes=modes or {}, passes=PASSES)
+
+
+def test_an_id_keeps_its_messages_as_long_as_the_run_lives(store, epoch):
+    known_prompts(store, epoch, ("r0", "Hi"), ("r1", "One?", "Two?"))
+    known_prompts(store, commit.take_epoch(store, {}), ("r1", "One?", "Two?"), ("r2", "New"))
+    for changed, modes in (
+        (("r0", "Ho"), {}),  # it was taken away before
+        (("r2", "New", "and more"), {}),
+        (("r1", "One?", "Two!"), {}),
+        (("r1", "One?", "Two?"), {"s": "last"}),
+    ):
+        with pytest.raises(DataError, match=rf"prompt '{changed[0]}' of source 's' has other messages than when"):
+            known_prompts(store, commit.take_epoch(store, {}), ("r3", "Never begun"), changed, modes=modes)
+    last = commit.take_epoch(store, {})
+    assert known_prompts(store, last, ("r0", "Hi"), ("r2", "New")).order == ["r0", "r2"]
+    assert "r3" not in set(statuses_of(store, last))
+
+
+def test_after_a_change_of_the_mixture_rows_under_way_stand_at_the_beginning_of_their_turn(store, epoch):
+    """c is new and stands first, b is gone: two passes done and four passes done mean nothing any more."""
+    a = {"l0.a": (said("A"),)}
+    put(store, epoch, "0.0", row("new"))
+    put(store, epoch, "0.2", row("half", answers={**a, "l0.b": (said("B"),)}), row("bad", status="failed"))
+    put(store, epoch, "0.3", row("done", status="ok"), row("next", turn=1))
+    put(store, epoch, "1.1", row("late", turn=1, answers=a))
+    later = commit.take_epoch(store, {})
+    passes = (proposer("c"), proposer("a"), aggregator(("l0.c", "l0.a")))
+    restart_turns(store, later, statuses_of(store, later), passes)
+    steps = next_steps(store, statuses_of(store, later), ["new", "half", "bad", "done", "next", "late"], passes)
+    assert {name: (step.turn, step.first_pass) for name, step in steps.items()} == {
+        "new": (0, 0),
+        "half": (0, 0),
+        "bad": (0, 0),
+        "next": (1, 0),
+        "late": (1, 0),
+    }
+    (table,) = commit.read_rows(store, [steps["half"].ref, steps["late"].ref], batch_rows=2)
+    assert [schemas.row_from(record).answers for record in table.to_pylist()] == [a, a]
