@@ -13,14 +13,12 @@ import asyncio
 import functools
 import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
+
+import _common
 
 VARIANTS = ("bare", "pool", "ray_data_llm")
 MAX_TOKENS = 64
@@ -59,19 +57,32 @@ def run_bare(model: str, rows: int, device: str) -> tuple[float, int]:
     return asyncio.run(drive())
 
 
-def one_pool_line(model: str, rows: int, device: str, folder: str):
-    """A line of one pool over rows in a fresh run directory, and its blocks."""
+def commit_open_rows(store, pass_name: str, rows: int):
+    """Rows as the stage commits them before a line begins; the epoch and the file they lie in."""
     import pyarrow as pa
 
+    from moaa_ray.data import commit, schemas
+    from moaa_ray.generation.todo import STAGE
+    from moaa_ray.types import Message, Row
+
+    epoch = commit.take_epoch(store, commit.owner_record())
+    commit.adopt(store, STAGE, epoch)
+    first = [Row(id=str(i), source="b", messages=(Message(role="user", content=prompt(i)),)) for i in range(rows)]
+    records = [schemas.row_record(row, pass_names=[pass_name]) for row in first]
+    table = pa.Table.from_pylist(records, schema=schemas.work_schema([pass_name]))
+    return epoch, commit.commit_block(store, STAGE, "0.0", epoch.number, "new-0", table)
+
+
+def one_pool_line(model: str, rows: int, device: str, folder: str):
+    """A line of one pool over rows in a fresh run directory, and its blocks."""
     from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
     from moaa_ray.core.planning import block_rows
-    from moaa_ray.data import commit, schemas
     from moaa_ray.data.store import open_store
     from moaa_ray.engines.build import build_engine
     from moaa_ray.generation import todo
     from moaa_ray.generation.line import Line, Pool
     from moaa_ray.generation.worker import PoolWork
-    from moaa_ray.types import Message, Row, Sampling
+    from moaa_ray.types import Sampling
 
     ask = MixturePass(
         name="aggregate",
@@ -82,12 +93,7 @@ def one_pool_line(model: str, rows: int, device: str, folder: str):
         is_final=True,
     )
     store = open_store(folder)
-    epoch = commit.take_epoch(store, commit.owner_record())
-    commit.adopt(store, todo.STAGE, epoch)
-    first = [Row(id=str(i), source="b", messages=(Message(role="user", content=prompt(i)),)) for i in range(rows)]
-    records = [schemas.row_record(row, pass_names=[ask.name]) for row in first]
-    table = pa.Table.from_pylist(records, schema=schemas.work_schema([ask.name]))
-    path = commit.commit_block(store, todo.STAGE, "0.0", epoch.number, "new-0", table)
+    epoch, path = commit_open_rows(store, ask.name, rows)
     size, in_flight = block_rows(0.01, CONCURRENCY, 1, rows)
     blocks = todo.blocks_for([todo.Step(ref=(path, i), turn=0, first_pass=0) for i in range(rows)], block_rows=size)
     work = PoolWork(
@@ -193,41 +199,21 @@ def run_ray_data_llm(model: str, rows: int, device: str) -> tuple[float, int]:
 
 def measure(variant: str, arguments: argparse.Namespace) -> dict:
     """One run of a variant in a process of its own."""
-    command = [sys.executable, __file__, "--one", variant, "--model", arguments.model, "--device", arguments.device]
-    done = subprocess.run(
-        [*command, "--rows", str(arguments.rows)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    command = [__file__, "--one", variant, "--model", arguments.model, "--device", arguments.device]
+    return json.loads(_common.run_apart([*command, "--rows", str(arguments.rows)]))
 
 
-def report(runs: dict[str, list[dict]], arguments: argparse.Namespace) -> dict:
+def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
     """Median and spread of tokens/s, and the ratio to bare, pairing by pairing."""
-    from moaa_ray.run_record import versions
-
     rates = {name: [run["tokens"] / run["seconds"] for run in of] for name, of in runs.items()}
     ratios = {name: [a / b for a, b in zip(of, rates["bare"], strict=True)] for name, of in rates.items()}
+    settings = {"rows": arguments.rows, "max_tokens": MAX_TOKENS, "concurrency": CONCURRENCY}
     return {
-        "command": " ".join(["python", "benchmarks/engine_pool.py", *sys.argv[1:]]),
-        "hardware": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "device": arguments.device,
-        },
-        "load_before": arguments.load,
-        "versions": versions(),
-        "config": {"rows": arguments.rows, "max_tokens": MAX_TOKENS, "concurrency": CONCURRENCY},
-        "tokens_per_s": {name: _spread(values) for name, values in rates.items()},
-        "of_bare": {name: _spread(values) for name, values in ratios.items() if name != "bare"},
+        **_common.about(load, device=arguments.device, **settings),
+        "tokens_per_s": {name: _common.spread(values) for name, values in rates.items()},
+        "of_bare": {name: _common.spread(values) for name, values in ratios.items() if name != "bare"},
         "runs": runs,
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> None:
@@ -246,17 +232,14 @@ def main() -> None:
         return
     from moaa_ray.tiny import make_tiny_model
 
-    arguments.load = os.getloadavg()[0]
+    load = _common.load_before()
     arguments.model = arguments.model or str(make_tiny_model(tempfile.mkdtemp(), seed=0, window=2048))
     runs: dict[str, list[dict]] = {name: [] for name in arguments.variants}
     for _ in range(arguments.repeats):
         for name in arguments.variants:
             runs[name].append(measure(name, arguments))
             print(name, json.dumps(runs[name][-1]), flush=True)
-    text = json.dumps(report(runs, arguments), indent=2) + "\n"
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text, encoding="utf-8")
+    _common.save(report(runs, load, arguments), arguments.out)
 
 
 if __name__ == "__main__":
