@@ -11,17 +11,23 @@ PACKAGE = Path(__file__).parent.parent / "moaa_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_MODULE_LINES = 250
 MAX_FUNCTION_LINES = 60
-MAX_PACKAGE_LINES = 10_000
+MAX_PACKAGE_LINES = 20_000
+"""Generation, training, judging, evaluation and serving, each about the size of a peer that does only that."""
 LONGER = {}  # path -> reason
 
 OURS_ALLOWED = {
     "core": {"core", "types", "errors"},
     "engines": {"engines", "core", "types", "errors", "recipe_models"},
     "data": {"data", "core", "types", "errors", "recipe", "recipe_models", "engines"},
+    "training": {"training", "core", "data", "types", "errors"},
 }
 VENDORS = {"ray", "torch", "vllm", "transformers"}
-VENDOR_ALLOWED = {"generation": {"ray"}}
-LAZY_VENDOR_ALLOWED = {"engines": {"vllm", "transformers"}, "tiny.py": {"torch", "transformers"}}
+VENDOR_ALLOWED = {"generation": {"ray"}, "training": {"torch"}}
+LAZY_VENDOR_ALLOWED = {
+    "engines": {"vllm", "transformers"},
+    "tiny.py": {"torch", "transformers"},
+    "training": {"transformers"},
+}
 
 
 def part_of(path: Path) -> str:

@@ -1,0 +1,130 @@
+"""The output layer without full logits: log-probabilities of the targets, a few rows of logits at a time.
+
+N targets against V words are N x V logits; only `chunk` rows of them are ever in memory. Backward
+computes them again (target_logprobs), or has been done by then (summed_loss), because a sum's gradient
+is known when the logits are.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+"""Logits in memory at once."""
+
+
+class Head(nn.Module):
+    """The model's own output layer, with the weight and the name it had, asked for losses rather than logits."""
+
+    def __init__(self, weight: nn.Parameter, softcap: float | None = None):
+        """weight [V, D]; softcap bends logits to at most this (Gemma 2)."""
+        super().__init__()
+        self.weight = weight
+        self.softcap = softcap
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """hidden [N, D], targets [N] -> log-probabilities [N]; with weights [N] the sum of -weight x logprob.
+
+        Without targets: logits [N, V], as any output layer gives.
+        """
+        if targets is None:
+            logits = nn.functional.linear(hidden, self.weight)
+            return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        if weights is None:
+            return _TargetLogprobs.apply(hidden, self.weight, targets, self.softcap)
+        return _SummedLoss.apply(hidden, self.weight, targets, weights, self.softcap)
+
+
+def _chunks(hidden: Tensor, num_words: int) -> Iterator[slice]:
+    rows = max(16, CHUNK_LOGITS.get(hidden.device.type, 2**23) // num_words)
+    return (slice(i, min(i + rows, len(hidden))) for i in range(0, len(hidden), rows))
+
+
+def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
+    """float32 logits [n, V] of a chunk, already capped."""
+    logits = (hidden @ weight.t()).float()
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
+def _through_cap(grad: Tensor, logits: Tensor, softcap: float | None) -> Tensor:
+    """Gradient of uncapped logits: d cap·tanh(x/cap)/dx = 1 - (y/cap)²."""
+    return grad if softcap is None else grad.mul_(1 - (logits / softcap) ** 2)
+
+
+def _word_weight(hidden: Tensor, weight: Tensor) -> Tensor:
+    return weight if weight.dtype == hidden.dtype else weight.to(hidden.dtype)
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """hidden [N, D], weight [V, D], targets [N] -> log p(target) [N], float32."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+        words = _word_weight(hidden, weight)
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        norms = torch.empty_like(logprobs)
+        for part in _chunks(hidden, len(words)):
+            logits = _logits(hidden[part], words, softcap)
+            norms[part] = torch.logsumexp(logits, dim=-1)
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - norms[part]
+        ctx.save_for_backward(hidden, weight, targets, norms)
+        ctx.softcap = softcap
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        hidden, weight, targets, norms = ctx.saved_tensors
+        words = _word_weight(hidden, weight)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        for part in _chunks(hidden, len(words)):
+            logits = _logits(hidden[part], words, ctx.softcap)
+            capped = logits.clone() if ctx.softcap is not None else logits
+            grad = logits.sub_(norms[part, None]).exp_().mul_(-grads[0][part, None])
+            grad.scatter_add_(1, targets[part, None], grads[0][part, None])
+            _add_grads(_through_cap(grad, capped, ctx.softcap), part, hidden, words, grad_hidden, grad_weight)
+        return grad_hidden, grad_weight, None, None
+
+
+class _SummedLoss(torch.autograd.Function):
+    """hidden [N, D], weight [V, D], targets [N], weights [N] -> sum of -weight x log p(target), float32 scalar."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, softcap: float | None) -> Tensor:
+        words = _word_weight(hidden, weight)
+        wants_grad = any(ctx.needs_input_grad[:2])
+        total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if wants_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+        for part in _chunks(hidden, len(words)):
+            logits = _logits(hidden[part], words, softcap)
+            norms = torch.logsumexp(logits, dim=-1)
+            logprobs = logits.gather(1, targets[part, None])[:, 0] - norms
+            total -= (weights[part] * logprobs).sum(dtype=torch.float64)
+            if grad_hidden is None or grad_weight is None:
+                continue
+            capped = logits.clone() if softcap is not None else logits
+            grad = logits.sub_(norms[:, None]).exp_().mul_(weights[part, None])
+            grad.scatter_add_(1, targets[part, None], -weights[part, None])
+            _add_grads(_through_cap(grad, capped, softcap), part, hidden, words, grad_hidden, grad_weight)
+        if wants_grad:
+            ctx.save_for_backward(grad_hidden, grad_weight)
+        return total.float()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight.mul_(grads[0]), None, None, None
+
+
+def _add_grads(
+    grad: Tensor, part: slice, hidden: Tensor, words: Tensor, grad_hidden: Tensor, grad_weight: Tensor
+) -> None:
+    """Gradients of one chunk of logits [n, V], put where they belong."""
+    grad = grad.to(hidden.dtype)
+    torch.mm(grad, words, out=grad_hidden[part])
+    if grad.dtype == grad_weight.dtype:
+        grad_weight.addmm_(grad.t(), hidden[part])
+    else:
+        grad_weight.add_(grad.t() @ hidden[part])

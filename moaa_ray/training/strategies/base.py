@@ -1,0 +1,116 @@
+"""What the loop asks of a strategy: one optimizer step as forward, backward and update, over all workers."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from moaa_ray.training.optimizer import AdamWSettings, build_adamw, scale_grads, squared_norm
+from moaa_ray.training.student import Student
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where this process stands among the workers."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers_per_node: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """What a strategy needs to know of how the model computes."""
+
+    is_bf16: bool = False
+    activation_checkpointing: bool = False
+    compile: bool = False
+    max_grad_norm: float = 1.0
+    adamw: AdamWSettings = field(default_factory=AdamWSettings)
+
+
+class Strategy(Protocol):
+    """One way to spread a model and its training over workers."""
+
+    model: nn.Module
+    """Called as Student is called."""
+    student: Student
+    optimizer: torch.optim.Optimizer
+
+    def microbatch(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of one microbatch; gradients meet across workers in the last one."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of this worker's share of a loss that is already divided by the global count."""
+        ...
+
+    def update(self, rate: float) -> float:
+        """Clip, take the optimizer step at this learning rate, clear gradients; returns the global norm before it."""
+        ...
+
+
+class Plain:
+    """One process: the whole model, all gradients. The base of what averages or shards them."""
+
+    def __init__(self, student: Student, world: World, numerics: Numerics):
+        self.student = student
+        self.world = world
+        self.numerics = numerics
+        self.model: nn.Module = self._wrap(student.to(world.device))
+        self.optimizer = build_adamw(self.model, numerics.adamw)
+
+    def _wrap(self, student: Student) -> nn.Module:
+        prepare_blocks(student, self.numerics)
+        return student
+
+    def microbatch(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """See Strategy."""
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """See Strategy. Workers' gradients are averaged, and the loss is a share of a sum: hence the factor."""
+        (loss * self.world.size).backward()
+
+    def update(self, rate: float) -> float:
+        """See Strategy."""
+        grads = list(self._grads())
+        norm = sqrt(float(self._over_workers(squared_norm(grads))))
+        scale_grads(grads, norm, self.numerics.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _grads(self) -> Iterable[Tensor]:
+        return (p.grad for p in self.model.parameters() if p.grad is not None)
+
+    def _over_workers(self, total: Tensor) -> Tensor:
+        """The sum of squares over all workers, from this one's."""
+        return total
+
+
+def prepare_blocks(student: Student, numerics: Numerics) -> None:
+    """Activation checkpointing, then compilation, of every decoder layer, in place: what wraps them comes after."""
+    for name, block in student.blocks.named_children():
+        if numerics.activation_checkpointing:
+            from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+            block = checkpoint_wrapper(block)
+            student.blocks.register_module(name, block)
+        if numerics.compile:
+            block.compile()
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum over all workers, in place; of one worker, as it is."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values

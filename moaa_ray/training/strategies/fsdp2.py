@@ -1,0 +1,63 @@
+"""Every weight, gradient and optimizer state in one worker only; weights are gathered layer by layer (FSDP2)."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from moaa_ray.training.strategies.base import Plain, World, all_sum, prepare_blocks
+from moaa_ray.training.student import Student
+
+
+class Fsdp2(Plain):
+    """fully_shard around every decoder layer, then around the rest: embeddings, last norm, output layer.
+
+    Over several nodes weights are sharded within a node and replicated between nodes (HSDP).
+    """
+
+    def _wrap(self, student: Student) -> nn.Module:
+        prepare_blocks(student, self.numerics)
+        mesh = device_mesh(self.world)
+        compute = torch.bfloat16 if self.numerics.is_bf16 else None
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in student.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(student, mesh=mesh, mp_policy=policy)
+        return student
+
+    @contextmanager
+    def microbatch(self, *, is_last: bool) -> Iterator[None]:
+        """See Strategy."""
+        model = cast(FSDPModule, self.model)
+        model.set_requires_gradient_sync(is_last)
+        model.set_is_last_backward(is_last)
+        yield
+
+    def _grads(self) -> Iterable[Tensor]:
+        for p in self.model.parameters():
+            if p.grad is not None:
+                yield p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad
+
+    def _over_workers(self, total: Tensor) -> Tensor:
+        """Every shard once: where weights are replicated between nodes, each node has all of them."""
+        copies = self.world.size // self.world.workers_per_node if is_hybrid(self.world) else 1
+        return all_sum(total) / copies
+
+
+def is_hybrid(world: World) -> bool:
+    """Whether weights are replicated between nodes."""
+    return 1 < world.workers_per_node < world.size
+
+
+def device_mesh(world: World) -> DeviceMesh:
+    """One dimension of shards; over several nodes a second one of replicas."""
+    kind = world.device.type
+    if is_hybrid(world):
+        shape = (world.size // world.workers_per_node, world.workers_per_node)
+        return init_device_mesh(kind, shape, mesh_dim_names=("replicas", "shards"))
+    return init_device_mesh(kind, (world.size,), mesh_dim_names=("shards",))

@@ -1,0 +1,40 @@
+"""Every strategy, number of workers and accumulation takes the same steps."""
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from moaa_ray.training.step import StepResult
+from tests.training.workers import train_steps
+
+
+def assert_same_curve(got: list[StepResult], wanted: list[StepResult], *, rel: float = 1e-5) -> None:
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=rel)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=rel)
+        assert a.metrics == pytest.approx(b.metrics, rel=rel, abs=1e-7)
+
+
+def test_accumulation_changes_nothing():
+    whole = train_steps("single", num_workers=1, per_worker=8)
+    assert whole[0].loss != pytest.approx(whole[3].loss, rel=1e-3)
+    assert_same_curve(train_steps("single", num_workers=1, per_worker=2), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "num_workers", "per_worker"), [("ddp", 2, 4), ("fsdp2", 1, 8), ("fsdp2", 2, 1), ("fsdp2", 4, 2)]
+)
+def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker):
+    alone = train_steps("single", num_workers=1, per_worker=8, num_steps=10)
+    many = train_steps(strategy, num_workers=num_workers, per_worker=per_worker, num_steps=10)
+    assert_same_curve(many, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+def test_tied_output_layers_are_sharded_right(family):
+    alone = train_steps("single", num_workers=1, per_worker=8, family=family)
+    assert_same_curve(train_steps("fsdp2", num_workers=2, per_worker=2, family=family), alone)

@@ -1,0 +1,88 @@
+"""A packed student against `transformers`' own model on one document at a time, through full logits."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from moaa_ray.errors import ConfigError  # noqa: E402
+from moaa_ray.training import head  # noqa: E402
+from moaa_ray.training.microbatch import Document, lay_out  # noqa: E402
+from moaa_ray.training.student import Student  # noqa: E402
+from tests.training.students import FAMILIES, make_documents, make_model, plain_logprobs  # noqa: E402
+
+LENGTHS = [5, 17, 1, 40, 2, 23]
+
+
+def gradients(model) -> dict:
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def assert_equal_gradients(got: dict, wanted: dict) -> None:
+    assert got.keys() == wanted.keys()
+    for name, grad in wanted.items():
+        assert (got[name] - grad).abs().max() <= 1e-4 * grad.abs().max() + 1e-7, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunk_logits", [2**23, 16 * 193])
+def test_packed_documents_equal_each_alone_forward_and_backward(family, chunk_logits, monkeypatch):
+    monkeypatch.setitem(head.CHUNK_LOGITS, "cpu", chunk_logits)
+    model, documents = make_model(family), make_documents(LENGTHS)
+    wanted = torch.cat([plain_logprobs(model, document) for document in documents])
+    (-wanted.sum() / 7).backward()
+    wanted_grads = gradients(model)
+    student, batch = Student(model), lay_out(documents)
+
+    logprobs = student(batch)
+    assert (logprobs - wanted).abs().max() < 3e-5
+    (-logprobs.sum() / 7).backward()
+    assert_equal_gradients(gradients(model), wanted_grads)
+
+    loss = student(batch, torch.full((batch.num_targets,), 1 / 7))
+    assert loss.item() == pytest.approx(-wanted.sum().item() / 7, rel=1e-6)
+    loss.backward()
+    assert_equal_gradients(gradients(model), wanted_grads)
+
+
+def test_targets_weigh_what_they_are_told_to():
+    model, documents = make_model("llama"), make_documents([9, 12])
+    wanted = torch.cat([plain_logprobs(model, document) for document in documents])
+    weights = torch.rand(len(wanted), generator=torch.Generator().manual_seed(1))
+    (wanted * -weights).sum().backward()
+    wanted_grads = gradients(model)
+    (3 * Student(model)(lay_out(documents), weights / 3)).backward()
+    assert_equal_gradients(gradients(model), wanted_grads)
+
+
+def test_a_batch_without_a_target_has_loss_0_and_gradients_0():
+    model = make_model("llama")
+    document = Document(tokens=np.arange(6, dtype=np.int32), counts=np.zeros(6, dtype=bool))
+    loss = Student(model)(lay_out([document]), torch.zeros(0))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_logits_are_those_of_the_model_when_nobody_asks_for_losses():
+    model = make_model("gemma2")
+    tokens = torch.arange(6)[None]
+    with torch.no_grad():
+        wanted = model(tokens).logits
+        states = Student(model).model.base_model(input_ids=tokens, offsets=(0, 6), use_cache=False).last_hidden_state
+        assert torch.allclose(model.get_output_embeddings()(states), wanted, atol=1e-5)
+
+
+def test_a_model_with_parts_that_would_be_left_out_is_refused():
+    model = make_model("llama")
+    model.config.logits_scaling = 8.0
+    with pytest.raises(ConfigError, match="logits_scaling is not supported; choose a Llama, Qwen, Gemma or Mistral"):
+        Student(model)
+
+
+def test_documents_that_are_empty_are_refused():
+    with pytest.raises(ValueError, match="every document tokens"):
+        lay_out([Document(tokens=np.zeros(0, np.int32), counts=np.zeros(0, bool))])
