@@ -31,6 +31,7 @@ class Admission:
         self._block_rows = block_rows
         self._in_line: dict[int, WorkBlock] = {}
         self._ticket_of: dict[str, int] = {}
+        self._spent: set[int] = set()
         self._committed: set[str] = set()
         self._coming: dict[int, list[RowRef]] = {}
         self._num_requeued = 0
@@ -47,10 +48,10 @@ class Admission:
         self._is_stopped = True
 
     def admit(self, ticket: int) -> WorkBlock | None:
-        """The block for a ticket; None when there is none now (see `is_over`). Same ticket, same block."""
+        """The block for a ticket; None when there is none now (see `is_over`). Same ticket, same block, until committed."""
         if ticket in self._in_line:
             return self._in_line[ticket]
-        if self._is_stopped or self.num_in_line >= self._num_credits:
+        if ticket in self._spent or self._is_stopped or self.num_in_line >= self._num_credits:
             return None
         if not self._queue and 2 * self.num_in_line <= self._num_credits:
             self._queue_coming()  # not before: rows that come a moment later make fuller blocks
@@ -67,7 +68,9 @@ class Admission:
         if self.is_committed(key):
             return
         self._committed.add(key)
-        block = self._in_line.pop(self._ticket_of.pop(key))
+        ticket = self._ticket_of.pop(key)
+        block = self._in_line.pop(ticket)
+        self._spent.add(ticket)
         self.num_rows_in_line -= len(block.refs)
         if coming:
             self._coming.setdefault(turn, []).extend(coming)
@@ -77,6 +80,13 @@ class Admission:
                     self._coming[turn][self._block_rows :],
                 )
                 self._queue_rows(turn, full)
+
+    def is_spent(self, ticket: int) -> bool:
+        """Whether this ticket's block is committed.
+
+        A call repeated after that gets no other block: Ray has the first call's result, so another's would be lost.
+        """
+        return ticket in self._spent
 
     def is_committed(self, key: str) -> bool:
         """Whether this block's commit has been counted."""

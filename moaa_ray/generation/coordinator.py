@@ -83,12 +83,12 @@ class Coordinator:
         self._stop_reason = ""
 
     async def next_block(self, ticket: int) -> WorkBlock | None:
-        """The block for a ticket, as soon as there is a credit for it; None when no more will come."""
+        """The block for a ticket, as soon as there is a credit for it; None when it gets no more."""
         async with self._changed:
             while True:
                 block = self._admission.admit(ticket)
                 self._max_in_line = max(self._max_in_line, self._admission.num_in_line)
-                if block is not None or self._admission.is_over:
+                if block is not None or self._admission.is_over or self._admission.is_spent(ticket):
                     return block
                 await self._changed.wait()
 

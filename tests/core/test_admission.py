@@ -91,3 +91,13 @@ def test_every_turn_of_every_row_is_admitted_once_and_the_tickets_are_enough(tur
         admission.commit(done.key, [ref for ref in done.refs if rows[ref] > done.turn], done.turn + 1)
     assert admission.is_over
     assert seen == {(ref, t): 1 for ref, turns in rows.items() for t in range(turns + 1)}
+
+
+def test_a_ticket_whose_block_is_committed_gets_no_other_block():
+    # Ray repeats a call that had given its block before its worker died, and keeps the first call's result.
+    admission = Admission(blocks(3), num_credits=3, block_rows=4)
+    admission.commit(admission.admit(0).key, [], 1)
+    assert admission.is_spent(0)
+    assert admission.admit(0) is None
+    assert admission.admit(1).key == "b000001"
+    assert not admission.is_spent(1)
