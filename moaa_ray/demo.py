@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from moaa_ray.loading import LoadedRecipe, load_recipe, resolve_path
+from moaa_ray.loading import LoadedRecipe, load_recipe
+from moaa_ray.model_folders import resolve_path
 from moaa_ray.tiny import make_tiny_model
 
 _TEMPLATES = ("chatml", "llama3", "gemma", "chatml")

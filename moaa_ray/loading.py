@@ -5,39 +5,35 @@ engine. Secrets stay references (${NAME}) and are never resolved here. Whether p
 checked where they are read.
 """
 
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from moaa_ray import checks
-from moaa_ray.data.locations import without_file_scheme
-from moaa_ray.engines.weights import SCHEMES
 from moaa_ray.errors import ConfigError
-from moaa_ray.recipe import MixtureConfig, Recipe
-from moaa_ray.recipe_models import Model, ModelConfig, VllmModel
+from moaa_ray.model_folders import model_problems, resolve_path, window_of
+from moaa_ray.recipe import MixtureConfig, Recipe, Run, TrainingRecipe
+from moaa_ray.recipe_models import Model, VllmModel
 from moaa_ray.recipe_yaml import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
-_MAX_JSON_BYTES = 64 * 2**20
 _MAX_PROBLEMS = 50
 _MAX_PROBLEM_CHARS = 1000
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MODEL = TypeAdapter[Model](Model, config=ConfigDict(hide_input_in_errors=True))
 
 
+R = TypeVar("R", bound=Run)
+
+
 @dataclass(frozen=True, kw_only=True)
-class LoadedRecipe:
+class Loaded(Generic[R]):
     """A checked recipe, and the folder from which its relative paths count."""
 
-    recipe: Recipe
+    recipe: R
     base_dir: Path
     path: Path
 
@@ -47,8 +43,21 @@ class LoadedRecipe:
         return resolve_path(os.getcwd(), self.recipe.run_dir or f"runs/{self.recipe.name}")
 
 
+LoadedRecipe = Loaded[Recipe]
+LoadedTraining = Loaded[TrainingRecipe]
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """The recipe in a file, with "dotted.field=value" overrides. Raises ConfigError with all problems, one per line."""
+    return _load(path, overrides, Recipe)
+
+
+def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTraining:
+    """The same of a recipe for training, which needs a student, and no sections of generation."""
+    return _load(path, overrides, TrainingRecipe)
+
+
+def _load(path: str | Path, overrides: Sequence[str], kind: type[R]) -> Loaded[R]:
     path = Path(path)
     base_dir = Path(os.path.abspath(path)).parent
     data = parse_yaml(_read(path), str(path))
@@ -60,7 +69,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     problems += checks.text_problems(data)
     recipe = None
     try:
-        recipe = Recipe.model_validate(data, strict=True)
+        recipe = kind.model_validate(data, strict=True)
     except ValidationError as error:
         problems += checks.field_problems(error)
     problems += checks.name_problems(data) + _disk_problems(data, base_dir)
@@ -69,24 +78,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         told = [text if len(text) <= _MAX_PROBLEM_CHARS else f"{text[:_MAX_PROBLEM_CHARS]}..." for text in problems]
         raise ConfigError("\n  ".join([f"{path}: {count}", *told[:_MAX_PROBLEMS], *more]))
-    return LoadedRecipe(recipe=recipe, base_dir=base_dir, path=path)
-
-
-def resolve_path(base_dir: str | Path, value: str) -> str:
-    """A URI as it is, a local path (also as file://) made absolute: relative ones count from base_dir, ~ is home."""
-    value = without_file_scheme(value)
-    if "://" in value:
-        return value
-    return os.path.abspath(os.path.join(base_dir, os.path.expanduser(value)))
-
-
-def resolve_model(base_dir: str | Path, value: str) -> str:
-    """Where a model is: the absolute path of a local folder; URIs and hub ids as they are."""
-    if "://" in value:
-        return resolve_path(base_dir, value)
-    looks_local = value.startswith((".", "/", "~")) or value.endswith((".safetensors", ".gguf", *_PICKLES))
-    folder = resolve_path(base_dir, value)
-    return folder if looks_local or not _HUB_ID.fullmatch(value) or os.path.isdir(folder) else value
+    return Loaded(recipe=recipe, base_dir=base_dir, path=path)
 
 
 def _read(path: Path) -> str:
@@ -146,97 +138,9 @@ def _disk_problems(data: Mapping, base_dir: Path) -> list[str]:
             continue
         windows[name] = window_of(model, base_dir)
         if isinstance(model, VllmModel):
-            problems += _model_problems(f"models.{name}", model, base_dir)
+            problems += model_problems(f"models.{name}", model, base_dir)
     try:
         mixture = MixtureConfig.model_validate(data.get("mixture"), strict=True)
     except ValidationError:
         return problems
     return problems + checks.window_problems(mixture, windows)
-
-
-def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
-    """Tokens of prompt and completion together, as far as known: the recipe's word, else the local folder's.
-
-    Where the folder's config stretches its positions (rope factor), the stretched length counts.
-    """
-    window = getattr(model, "context_window", None)
-    if window or not isinstance(model, VllmModel):
-        return window
-    config = _json(Path(resolve_model(base_dir, model.model), "config.json"))
-    config = {**config, **checks.mapping(config, "text_config")}
-    tokens = config.get("max_position_embeddings")
-    factor = {**checks.mapping(config, "rope_parameters"), **checks.mapping(config, "rope_scaling")}.get("factor", 1)
-    if type(tokens) is not int or type(factor) not in (int, float) or not 0 < tokens < 2**40 or not 0 < factor < 2**20:
-        return None
-    return int(tokens * max(1, factor))
-
-
-def _model_problems(path: str, model: VllmModel, base_dir: Path) -> list[str]:
-    problems = []
-    if model.chat_template and not os.path.isfile(template := resolve_path(base_dir, model.chat_template)):
-        problems.append(f"{path}.chat_template: {checks.shown(template)} is no local file; correct the path")
-    place = resolve_model(base_dir, model.model)
-    lora = resolve_path(base_dir, model.lora) if model.lora else ""
-    for field, uri in ((f"{path}.model", place), (f"{path}.lora", lora)):
-        if "://" in uri and not uri.startswith(SCHEMES):
-            known = ", ".join(SCHEMES)
-            problems.append(f"{field}: weights are read from {known} or a folder; hub ids are written org/name")
-    if lora and "://" not in lora:
-        needs = {"adapter_config.json": "give the folder that PEFT's `save_pretrained` wrote"}
-        problems += _folder_problems(f"{path}.lora", Path(lora), needs=needs)
-    folder = Path(place)
-    if folder.is_absolute():
-        field = f"{path}.model = {checks.shown(model.model)}"
-        problems += _folder_problems(
-            field, folder, needs={"config.json": "give the folder that `save_pretrained` wrote"}
-        )
-        if os.path.isdir(folder):
-            problems += [f"{field}: {folder} {lack}" for lack in _model_lacks(folder, bool(model.chat_template))]
-    return problems
-
-
-def _folder_problems(field: str, folder: Path, *, needs: Mapping[str, str]) -> list[str]:
-    try:
-        files = os.listdir(folder)
-    except (OSError, ValueError) as error:
-        why = "is not a folder" if isinstance(error, NotADirectoryError) else "cannot be opened"
-        why = "does not exist" if isinstance(error, FileNotFoundError) else why
-        return [
-            f"{field}: {folder} {why}; correct it: relative paths count from the recipe's folder, hub ids are org/name"
-        ]
-    problems = [f"has no {name}; {way_out}" for name, way_out in needs.items() if name not in files]
-    if not any(name.endswith(".safetensors") for name in files):
-        pickled = any(name.endswith(_PICKLES) for name in files)
-        only = "only pickled weights, which can run code; convert them with `save_pretrained` to *.safetensors"
-        problems.append(f"has {only if pickled else 'no *.safetensors weights; copy them into it'}")
-    return [f"{field}: {folder} {problem}" for problem in problems]
-
-
-def _model_lacks(folder: Path, has_template: bool) -> list[str]:
-    problems = []
-    if os.path.exists(folder / "config.json"):
-        config = _json(folder / "config.json")
-        if not config:
-            problems.append("has a config.json that is no JSON mapping; copy the folder anew")
-        if "auto_map" in config:
-            problems.append(
-                "asks for code of its own (auto_map in config.json), which is never run; take a model that vLLM "
-                "knows by itself, and if it does know this one, remove auto_map from config.json"
-            )
-    if not any(os.path.exists(folder / name) for name in _TOKENIZERS):
-        problems.append("has no tokenizer (tokenizer.json, tokenizer.model, ...); copy the tokenizer's files into it")
-    own = any(os.path.exists(folder / name) for name in ("chat_template.jinja", "chat_template.json"))
-    if not has_template and not own and not _json(folder / "tokenizer_config.json").get("chat_template"):
-        problems.append("has no chat template; take the instruction-tuned version, or set chat_template to a file")
-    return problems
-
-
-def _json(path: Path) -> dict:
-    """The JSON mapping in a file; empty when there is none that can be read."""
-    try:
-        if os.path.getsize(path) > _MAX_JSON_BYTES:
-            return {}
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -17,7 +17,7 @@ from moaa_ray.core.throughput import (
     cpu_row_s,
     gpu_row_s,
 )
-from moaa_ray.loading import resolve_model, window_of
+from moaa_ray.model_folders import resolve_model, window_of
 from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import FakeModel, Model, OpenaiModel, VllmModel
 

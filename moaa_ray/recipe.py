@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from moaa_ray.recipe_models import NAME, Config, Execution, Model, Name
+from moaa_ray.recipe_training import DpoConfig, SftConfig, StudentConfig
 
 
 class ColumnsConfig(Config):
@@ -204,16 +205,34 @@ class PlanConfig(Config):
     """Price of one GPU-hour in US dollars."""
 
 
-class Recipe(Config):
-    """One run."""
+class Run(Config):
+    """What every recipe has, whatever its stages."""
 
     name: Annotated[Name, Execution]
     run_dir: Annotated[str, Execution] = ""
     """Where everything is written, any fsspec URI; empty: runs/<name>."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    ray: Annotated[RayConfig, Execution] = RayConfig()
+    plan: Annotated[PlanConfig, Execution] = PlanConfig()
+    sft: Annotated[SftConfig, Execution] = SftConfig()
+    dpo: Annotated[DpoConfig, Execution] = DpoConfig()
+
+
+class Recipe(Run):
+    """One run, as far as generation reads it. What only training reads does not make its rows."""
+
     prompts: PromptsConfig
     models: dict[Name, Model] = Field(min_length=1)
     mixture: MixtureConfig
     generate: GenerateConfig = GenerateConfig()
-    ray: Annotated[RayConfig, Execution] = RayConfig()
-    plan: Annotated[PlanConfig, Execution] = PlanConfig()
+    student: Annotated[StudentConfig | None, Execution] = None
+
+
+class TrainingRecipe(Run):
+    """One run, as far as training reads it: the sections of generation may be absent."""
+
+    student: StudentConfig
+    prompts: PromptsConfig | None = None
+    models: dict[Name, Model] = Field(default_factory=dict)
+    mixture: MixtureConfig | None = None
+    generate: GenerateConfig = GenerateConfig()

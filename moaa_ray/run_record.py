@@ -12,7 +12,8 @@ from pathlib import Path
 from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import LoadedRecipe, resolve_model
+from moaa_ray.loading import LoadedRecipe
+from moaa_ray.model_folders import resolve_model
 from moaa_ray.recipe_models import VllmModel
 from moaa_ray.recipe_yaml import resolved_yaml
 

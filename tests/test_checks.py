@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import load_recipe, window_of
+from moaa_ray.loading import load_recipe
+from moaa_ray.model_folders import window_of
 from moaa_ray.recipe_models import FakeModel, VllmModel
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}

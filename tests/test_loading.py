@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import load_recipe, resolve_model, resolve_path
+from moaa_ray.loading import load_recipe
+from moaa_ray.model_folders import resolve_model, resolve_path
 from moaa_ray.recipe_models import OpenaiModel
 from moaa_ray.recipe_yaml import resolved_yaml
 

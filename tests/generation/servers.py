@@ -37,8 +37,10 @@ def free_port() -> int:
 @contextlib.contextmanager
 def s3_bucket(name: str) -> Iterator[None]:
     """Moto's S3 with an empty bucket, where this process and its children look for S3."""
+    from moto.moto_api._internal import moto_api_backend
     from moto.server import ThreadedMotoServer
 
+    moto_api_backend.reset()  # all of moto's servers in one process share their buckets
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()

@@ -14,7 +14,8 @@ def assert_same_curve(got: list[StepResult], wanted: list[StepResult], *, rel: f
     for a, b in zip(got, wanted, strict=True):
         assert a.loss == pytest.approx(b.loss, rel=rel)
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=rel)
-        assert a.metrics == pytest.approx(b.metrics, rel=rel, abs=1e-7)
+        # Ratios are small differences of float32 log-probabilities that add up to about -100.
+        assert a.metrics == pytest.approx(b.metrics, rel=rel, abs=1e-4)
 
 
 def test_accumulation_changes_nothing():

@@ -1,0 +1,144 @@
+"""The training half of a recipe: the student, and how SFT and DPO train it. Defaults are the paper's, by its section 4.1.
+
+Where the paper contradicts itself (method: the SFT rate is 8.0e-6 in section 4.1 and 8.0e-7 in appendix A; "batch size of
+128" and "gradient accumulation of 128") the first of each stands here: 8.0e-7 is also the DPO rate, so a slip of the
+pen is likely, and 128 is what the recipe it follows (SimPO) fixes. What it does not state (schedule, warm-up, length,
+weight decay, precision, mask) is filled in from that recipe.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from moaa_ray.recipe_models import Config, Execution
+
+
+class StudentConfig(Config):
+    """The model to be trained."""
+
+    model: str
+    """A Hugging Face folder with safetensors, a hub id, or a URI; relative paths count from the recipe's folder."""
+    revision: str = ""
+    """Commit or tag of a hub id; empty: the newest."""
+    chat_template: str = ""
+    """A file with the template to train and export with; empty: the tokenizer's own."""
+
+
+class TrainingData(Config):
+    """One dataset of a training stage. A pack or pair comes at most once in each pass over its dataset."""
+
+    path: str
+    """Folder, file, pattern or URI of Parquet, JSON Lines or Arrow with the columns of RUN/sft or RUN/pairs."""
+    rows: int | None = Field(default=None, ge=1)
+    """Train on so many of its rows, drawn by the seed; unset: all."""
+    weight: float = Field(default=1.0, gt=0, le=100)
+    """Part of the dataset that an epoch takes: 0.5 is half of it, the other half in the next epoch; 2 is all of it twice."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Only in the first so many epochs; unset: in all."""
+
+
+class LoraConfig(Config):
+    """Train low-rank adapters instead of all weights (needs the extra `lora`); they are merged at export."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Names of the linear layers that get an adapter."""
+
+
+class TrainingConfig(Config):
+    """What SFT and DPO have in common."""
+
+    data: list[TrainingData] = []
+    """Empty: what the stage before has left in the run directory."""
+    epochs: int = Field(default=5, ge=1)
+    batch: int = Field(default=128, ge=1)
+    """Units per optimizer step over all workers: packs in SFT (documents without packing), pairs in DPO."""
+    max_tokens: int = Field(default=2048, ge=8)
+    """Tokens of a pack, or of one completion with its prompt."""
+    over_long: Literal["drop", "truncate"] = "drop"
+    """Documents above max_tokens are dropped, or lose the end of their completion, without an end-of-turn token."""
+    all_tokens: bool = False
+    """Train on prompts too, instead of completions and their end-of-turn tokens only."""
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Part of the prompts that is kept for validation, by the hash of their ids: the same in SFT and DPO."""
+
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Part of the steps in which the rate rises from 0."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    eps: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["bf16", "float32"] = "bf16"
+    """bf16: bfloat16 arithmetic on float32 master weights."""
+    lora: LoraConfig | None = None
+
+    strategy: Annotated[Literal["fsdp2", "ddp", "deepspeed", "single"], Execution] = "fsdp2"
+    workers: Annotated[int | Literal["auto"], Execution] = "auto"
+    """Processes, one GPU each; auto: every GPU of the cluster, or one process without any."""
+    device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
+    micro_batch: Annotated[int, Execution] = Field(default=1, ge=1)
+    """Units that one worker computes at once; the rest of the batch is accumulated."""
+    cpu_offload: Annotated[bool, Execution] = False
+    """deepspeed: optimizer states and weights live in host memory."""
+    activation_checkpointing: Annotated[bool, Execution] = True
+    compile: Annotated[bool, Execution] = False
+    num_cpus: Annotated[float, Execution] = Field(default=1.0, gt=0)
+    """CPU slots of one worker."""
+
+    validate_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
+    """Steps between validations; unset: at the end of every epoch."""
+    checkpoint_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
+    """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch has one too."""
+    keep_checkpoints: Annotated[int, Execution] = Field(default=2, ge=1)
+    """Newest checkpoints to keep, beside the best one."""
+    export: Annotated[Literal["last", "best"], Execution] = "last"
+    """Which state becomes the model: after the last step, or at the best validation."""
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Stop after so many validations without a better one; unset: never."""
+    max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
+    """How often lost workers or nodes are replaced before the stage fails."""
+
+    @model_validator(mode="after")
+    def _validation_is_there(self) -> Self:
+        needs = {"export = best": self.export == "best", "early_stopping": self.early_stopping is not None}
+        lacking = [name for name, is_wanted in needs.items() if is_wanted]
+        if lacking and not self.validation_fraction:
+            raise ValueError(f"{lacking[0]} needs validation; set validation_fraction, e.g. to 0.02")
+        return self
+
+    @model_validator(mode="after")
+    def _one_process(self) -> Self:
+        if self.strategy == "single" and self.workers not in ("auto", 1):
+            raise ValueError(f"strategy = single with workers = {self.workers}: it is one process; choose fsdp2")
+        return self
+
+
+class SftConfig(TrainingConfig):
+    """Supervised fine-tuning on RUN/sft."""
+
+    learning_rate: float = Field(default=8e-6, gt=0)
+    epochs: int = Field(default=6, ge=1)
+    packing: bool = True
+    """Lay whole documents together into packs of max_tokens; none sees another."""
+
+
+class DpoConfig(TrainingConfig):
+    """Preference training on RUN/pairs, from the SFT model, which is also the reference."""
+
+    learning_rate: float = Field(default=8e-7, gt=0)
+    loss: Literal["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo", "kto"] = "sigmoid"
+    beta: float = Field(default=0.01, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """robust: assumed part of the pairs whose verdict is wrong."""
+    gamma: float = Field(default=0.5, ge=0)
+    """simpo: target margin of beta x the mean log-probability."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen completions' loss per token, added to the preference loss."""
+    ld_alpha: float | None = Field(default=None, ge=0, le=1)
+    """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
+    student: str = ""
+    """The model to start from; empty: RUN/models/sft."""
