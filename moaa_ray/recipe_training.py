@@ -1,9 +1,9 @@
-"""The training half of a recipe: the student, and how SFT and DPO train it. Defaults are the paper's, by its section 4.1.
+"""The training half of a recipe: the student, and how SFT and DPO train it. Defaults are the paper's, section 4.1.
 
-Where the paper contradicts itself (method: the SFT rate is 8.0e-6 in section 4.1 and 8.0e-7 in appendix A; "batch size of
-128" and "gradient accumulation of 128") the first of each stands here: 8.0e-7 is also the DPO rate, so a slip of the
-pen is likely, and 128 is what the recipe it follows (SimPO) fixes. What it does not state (schedule, warm-up, length,
-weight decay, precision, mask) is filled in from that recipe.
+Where the paper contradicts itself (an SFT rate of 8.0e-6 in section 4.1 and of 8.0e-7 in appendix A; a "batch size of
+128" and a "gradient accumulation of 128") the first of each stands here: 8.0e-7 is also the DPO rate, so probably a
+slip of the pen, and 128 is what the recipe that the paper follows (SimPO) fixes. What the paper does not state
+(schedule, warm-up, length, weight decay, precision, mask) is filled in from that recipe.
 """
 
 from typing import Annotated, Literal, Self
@@ -32,25 +32,15 @@ class TrainingData(Config):
     rows: int | None = Field(default=None, ge=1)
     """Train on so many of its rows, drawn by the seed; unset: all."""
     weight: float = Field(default=1.0, gt=0, le=100)
-    """Part of the dataset that an epoch takes: 0.5 is half of it, the other half in the next epoch; 2 is all of it twice."""
+    """Part of the dataset that an epoch takes: 0.5 is half of it, and the next epoch the other half; 2 all of it twice."""
     epochs: int | None = Field(default=None, ge=1)
     """Only in the first so many epochs; unset: in all."""
-
-
-class LoraConfig(Config):
-    """Train low-rank adapters instead of all weights (needs the extra `lora`); they are merged at export."""
-
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    """Names of the linear layers that get an adapter."""
 
 
 class TrainingConfig(Config):
     """What SFT and DPO have in common."""
 
-    data: list[TrainingData] = []
+    data: list[TrainingData] = Field(default_factory=list)
     """Empty: what the stage before has left in the run directory."""
     epochs: int = Field(default=5, ge=1)
     batch: int = Field(default=128, ge=1)
@@ -74,7 +64,6 @@ class TrainingConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["bf16", "float32"] = "bf16"
     """bf16: bfloat16 arithmetic on float32 master weights."""
-    lora: LoraConfig | None = None
 
     strategy: Annotated[Literal["fsdp2", "ddp", "deepspeed", "single"], Execution] = "fsdp2"
     workers: Annotated[int | Literal["auto"], Execution] = "auto"

@@ -48,7 +48,7 @@ class Admission:
         self._is_stopped = True
 
     def admit(self, ticket: int) -> WorkBlock | None:
-        """The block for a ticket; None when there is none now (see `is_over`). Same ticket, same block, until committed."""
+        """The block for a ticket; None: none now (see `is_over`). Same ticket, same block, until committed."""
         if ticket in self._in_line:
             return self._in_line[ticket]
         if ticket in self._spent or self._is_stopped or self.num_in_line >= self._num_credits:

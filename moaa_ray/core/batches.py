@@ -1,24 +1,43 @@
 """Which packs or pairs make up an optimizer step, and which worker computes which: pure functions of the seed.
 
-The epochs' orders, each a shuffle of all units, are laid end to end, and step s takes the next `batch`
-of them. So every unit comes once an epoch, and no step is short; units left over after the last whole
-step are not trained on (see num_unused).
+Every source's units are shuffled pass after pass, and an epoch takes the next `weight` x units of them,
+so no unit comes twice before all have come once. The epochs, each shuffled over all sources, are laid
+end to end, and step s takes the next `batch` units. So no step is short; units left over after the last
+whole step are not trained on (see num_unused).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from random import Random
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """The batches of a whole training run. Units are packs (SFT) or pairs (DPO)."""
+@dataclass(frozen=True)
+class Source:
+    """The units of one dataset, and how much of it an epoch takes."""
 
     num_units: int
+    weight: float = 1.0
+    epochs: int | None = None
+    """Only in the first so many epochs; None: in all."""
+
+    def stretch(self, epoch: int) -> range:
+        """Places that an epoch takes in the endless sequence of this source's passes."""
+        if self.epochs is not None and epoch >= self.epochs:
+            return range(0)
+        return range(round(epoch * self.weight * self.num_units), round((epoch + 1) * self.weight * self.num_units))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The batches of a whole training run. Units are packs (SFT) or pairs (DPO), numbered through all sources."""
+
+    sources: tuple[Source, ...]
     batch: int
     epochs: int
     seed: int
@@ -26,41 +45,63 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ConfigError(
-                f"{self.num_units} units x {self.epochs} epochs do not fill one batch of {self.batch}; "
+                f"{self._starts[-1]} units in {self.epochs} epochs do not fill one batch of {self.batch}; "
                 "lower batch, or train on more data or epochs"
             )
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """How many units come before each epoch, and in all."""
+        sizes = [sum(len(source.stretch(epoch)) for source in self.sources) for epoch in range(self.epochs)]
+        return [0, *accumulate(sizes)]
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.num_units * self.epochs // self.batch
+        return self._starts[-1] // self.batch
 
     @property
     def num_unused(self) -> int:
         """Units of the last epoch that no step takes."""
-        return self.num_units * self.epochs - self.num_steps * self.batch
+        return self._starts[-1] - self.num_steps * self.batch
 
     def units_of(self, step: int) -> list[int]:
         """The units of a step, in the order in which they are shuffled."""
         units = []
         for at in range(step * self.batch, (step + 1) * self.batch):
-            epoch, place = divmod(at, self.num_units)
-            units.append(_order(self.seed, epoch, self.num_units)[place])
+            epoch = bisect_right(self._starts, at) - 1
+            units.append(_epoch_order(self.seed, epoch, self.sources)[at - self._starts[epoch]])
         return units
 
     def epoch_of(self, step: int) -> float:
         """Epochs done when a step is over."""
-        return (step + 1) * self.batch / self.num_units
+        done = (step + 1) * self.batch
+        epoch = min(bisect_right(self._starts, done) - 1, self.epochs - 1)
+        return epoch + (done - self._starts[epoch]) / max(1, self._starts[epoch + 1] - self._starts[epoch])
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch's last unit is in this step."""
-        return (step + 1) * self.batch // self.num_units > step * self.batch // self.num_units
+        """Whether an epoch's last unit is in this step, or the run ends with it."""
+        ended = bisect_right(self._starts, (step + 1) * self.batch) > bisect_right(self._starts, step * self.batch)
+        return ended or step == self.num_steps - 1
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, num_units: int) -> list[int]:
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, sources: tuple[Source, ...]) -> list[int]:
+    units: list[int] = []
+    first = 0
+    for i, source in enumerate(sources):
+        for place in source.stretch(epoch):
+            turn, at = divmod(place, source.num_units)
+            units.append(first + _pass_order(seed, i, turn, source.num_units)[at])
+        first += source.num_units
+    Random(seed_for(seed, "order", epoch)).shuffle(units)
+    return units
+
+
+@lru_cache(maxsize=64)
+def _pass_order(seed: int, source: int, turn: int, num_units: int) -> list[int]:
     order = list(range(num_units))
-    Random(seed_for(seed, "order", epoch)).shuffle(order)
+    Random(seed_for(seed, "pass", source, turn)).shuffle(order)
     return order
 
 

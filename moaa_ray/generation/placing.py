@@ -12,7 +12,8 @@ from moaa_ray.core.planning import Phase, PlannedPool
 from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
-from moaa_ray.loading import LoadedRecipe, resolve_model, resolve_path
+from moaa_ray.loading import LoadedRecipe
+from moaa_ray.model_folders import resolve_model, resolve_path
 from moaa_ray.planner import slots_wanted
 from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel

@@ -2,30 +2,43 @@ from collections import Counter
 
 import pytest
 
-from moaa_ray.core.batches import BatchPlan, check_divides, deal
+from moaa_ray.core.batches import BatchPlan, Source, check_divides, deal
 from moaa_ray.errors import ConfigError
 
 
 def test_every_unit_comes_once_an_epoch_and_batches_cross_epochs():
-    plan = BatchPlan(num_units=10, batch=4, epochs=3, seed=7)
+    plan = BatchPlan(sources=(Source(10),), batch=4, epochs=3, seed=7)
     assert (plan.num_steps, plan.num_unused) == (7, 2)
     units = [unit for step in range(plan.num_steps) for unit in plan.units_of(step)]
     assert Counter(units[:10]) == Counter(units[10:20]) == Counter(range(10))
     assert units[:10] != units[10:20]
-    assert [step for step in range(plan.num_steps) if plan.ends_epoch(step)] == [2, 4]
+    assert [step for step in range(plan.num_steps) if plan.ends_epoch(step)] == [2, 4, 6]
     assert plan.epoch_of(2) == 1.2
 
 
 def test_a_step_depends_on_the_seed_and_on_nothing_before_it():
-    plan = BatchPlan(num_units=50, batch=8, epochs=2, seed=7)
-    again = BatchPlan(num_units=50, batch=8, epochs=2, seed=7)
+    plan = BatchPlan(sources=(Source(50),), batch=8, epochs=2, seed=7)
+    again = BatchPlan(sources=(Source(50),), batch=8, epochs=2, seed=7)
     assert again.units_of(11) == plan.units_of(11)
-    assert BatchPlan(num_units=50, batch=8, epochs=2, seed=8).units_of(11) != plan.units_of(11)
+    assert BatchPlan(sources=(Source(50),), batch=8, epochs=2, seed=8).units_of(11) != plan.units_of(11)
+
+
+def test_a_weight_of_one_half_takes_the_other_half_in_the_next_epoch_and_of_two_all_of_it_twice():
+    plan = BatchPlan(
+        sources=(Source(8, weight=0.5), Source(3, weight=2), Source(2, epochs=1)), batch=1, epochs=2, seed=3
+    )
+    units = [plan.units_of(step)[0] for step in range(plan.num_steps)]
+    first, second = Counter(units[:12]), Counter(units[12:])
+    assert [sum(count for unit, count in half.items() if unit < 8) for half in (first, second)] == [4, 4]
+    assert sorted(unit for unit in units if unit < 8) == list(range(8))
+    assert all(first[unit] == second[unit] == 2 for unit in (8, 9, 10))
+    assert (first[11], first[12], second[11], second[12]) == (1, 1, 0, 0)
+    assert [step for step in range(plan.num_steps) if plan.ends_epoch(step)] == [11, 21]
 
 
 def test_too_little_data_for_one_batch_is_refused():
-    with pytest.raises(ConfigError, match="5 units x 1 epochs do not fill one batch of 8; lower batch"):
-        BatchPlan(num_units=5, batch=8, epochs=1, seed=0)
+    with pytest.raises(ConfigError, match="5 units in 1 epochs do not fill one batch of 8; lower batch"):
+        BatchPlan(sources=(Source(5),), batch=8, epochs=1, seed=0)
 
 
 def test_a_batch_that_does_not_divide_names_the_product():
