@@ -1,4 +1,4 @@
-"""The command `moaa`: plan, generate, demo. Every error of ours is one message and a non-zero exit code."""
+"""The command `moaa`. Every error of ours is one message and a non-zero exit code."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray.errors import MoaaError
+from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
     from moaa_ray.generation.summary import Summary
@@ -78,6 +78,29 @@ def clean(
 
 
 @app.command()
+def train(
+    stage: Annotated[str, typer.Argument(metavar="sft|dpo", help="sft on RUN/sft, or dpo on RUN/pairs.")],
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+) -> None:
+    """Train the recipe's student and leave it in RUN/models. Run it again after a kill and it goes on at its batch."""
+    from moaa_ray.loading import load_training
+
+    if stage not in ("sft", "dpo"):
+        raise ConfigError(f"moaa train {stage}: there is no such stage; write `moaa train sft` or `moaa train dpo`")
+    loaded = load_training(recipe, overrides or [])
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    from moaa_ray.generation.quiet import chatter_to
+    from moaa_ray.training_stage.stage import train_stage
+
+    log = _log_file(loaded.recipe.name)
+    with chatter_to(log) as console:
+        summary = train_stage(loaded, stage, console=console)
+    log.unlink(missing_ok=True)
+    typer.echo(summary.text())
+
+
+@app.command()
 def demo(overrides: Overrides = None) -> None:
     """Make four tiny models and run three proposers and an aggregator on this machine's CPUs, on real vLLM."""
     from moaa_ray.demo import prepare_demo, sample_rows
@@ -96,11 +119,15 @@ def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summar
     from moaa_ray.generation.quiet import chatter_to
     from moaa_ray.generation.stage import generate as run_stage
 
-    log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{loaded.recipe.name}-{os.getpid()}.log"
+    log = _log_file(loaded.recipe.name)
     with chatter_to(log) as console:
         summary = run_stage(loaded, allow_changes=allow_changes, console=console)
     log.unlink(missing_ok=True)
     return summary
+
+
+def _log_file(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
 
 
 def _show(summary: "Summary") -> None:

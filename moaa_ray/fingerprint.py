@@ -5,7 +5,7 @@ the recipe is written as text stands in recipe_yaml.py.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from moaa_ray.recipe import Recipe, SourceConfig
 from moaa_ray.recipe_models import Config, Execution, ExecutionKeys
@@ -32,6 +32,11 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
     if clash := fields.keys() & extra.keys():
         raise ValueError(f"extra names a field of the recipe: {sorted(clash)}; call it something else")
     return fields | {name: _json(text) for name, text in extra.items()}
+
+
+def section_fingerprint(section: Config, *, without: Sequence[str] = ()) -> dict[str, str]:
+    """Dotted field -> JSON text of one section, without what is marked Execution and without the fields named."""
+    return {path: text for path, text in _fields(section, "") if path.split(".")[0] not in without}
 
 
 def compare(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

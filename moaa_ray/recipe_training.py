@@ -32,7 +32,7 @@ class TrainingData(Config):
     rows: int | None = Field(default=None, ge=1)
     """Train on so many of its rows, drawn by the seed; unset: all."""
     weight: float = Field(default=1.0, gt=0, le=100)
-    """Part of the dataset that an epoch takes: 0.5 is half of it, and the next epoch the other half; 2 all of it twice."""
+    """Part of it that an epoch takes: 0.5 is half of it, and the next epoch the other half; 2 is all of it twice."""
     epochs: int | None = Field(default=None, ge=1)
     """Only in the first so many epochs; unset: in all."""
 
@@ -79,7 +79,7 @@ class TrainingConfig(Config):
     """CPU slots of one worker."""
 
     validate_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
-    """Steps between validations; unset: at the end of every epoch."""
+    """Steps between validations, beside those at the end of every epoch."""
     checkpoint_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch has one too."""
     keep_checkpoints: Annotated[int, Execution] = Field(default=2, ge=1)

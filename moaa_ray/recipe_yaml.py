@@ -9,7 +9,7 @@ import yaml
 
 from moaa_ray import checks
 from moaa_ray.errors import ConfigError
-from moaa_ray.recipe import Recipe
+from moaa_ray.recipe import Run
 
 SCALARS = {
     "null": (r"~|null|", ["~", "n", ""]),
@@ -22,7 +22,7 @@ SCALARS = {
 _MAX_DEPTH = 32
 
 
-def resolved_yaml(recipe: Recipe) -> str:
+def resolved_yaml(recipe: Run) -> str:
     """The whole recipe with all defaults as YAML that loads to an equal recipe.
 
     Secrets stay ${NAME}; relative paths stay as written, so they count from where the recipe lay.

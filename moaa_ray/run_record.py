@@ -12,7 +12,7 @@ from pathlib import Path
 from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import LoadedRecipe
+from moaa_ray.loading import LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
 from moaa_ray.recipe_models import VllmModel
 from moaa_ray.recipe_yaml import resolved_yaml
@@ -31,12 +31,10 @@ def open_run(
     been a change, now or before.
     """
     fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **_model_files(loaded)})
-    if not store.exists(_RUN):
-        if store.list("work") or store.list("sft"):
-            raise ConfigError(f"{store.uri}: holds files but no {_RUN}, so it is no run of ours; give another run_dir")
-        record = {"format": 1, "name": loaded.recipe.name, "fingerprint": fields, "changes": [], "sessions": []}
+    record = _record(store, loaded.recipe.name)
+    if not record["fingerprint"]:
+        record["fingerprint"] = fields
     else:
-        record = read_run(store)
         changes = fingerprint.compare(record["fingerprint"], fields)
         if changes and not allow_changes:
             raise ConfigError(
@@ -51,6 +49,22 @@ def open_run(
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
     return bool(record["changes"])
+
+
+def join_run(store: Store, loaded: LoadedTraining) -> None:
+    """Note that a training stage works on the run directory, which need not hold rows of ours."""
+    record = _record(store, loaded.recipe.name)
+    record["sessions"].append(_session())
+    store.put(_RUN, _json(record))
+    store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
+
+
+def _record(store: Store, name: str) -> dict:
+    if store.exists(_RUN):
+        return read_run(store)
+    if store.list("work") or store.list("sft"):
+        raise ConfigError(f"{store.uri}: holds files but no {_RUN}, so it is no run of ours; give another run_dir")
+    return {"format": 1, "name": name, "fingerprint": {}, "changes": [], "sessions": []}
 
 
 def read_run(store: Store) -> dict:

@@ -98,7 +98,9 @@ class MixturePass:
         if isinstance(answer, Failure):
             return replace(row, status="failed", reason=f"{self.name}: {answer.reason}: {answer.detail}".rstrip(": "))
         if answer.finish_reason == "length":
-            row = replace(row, flags=_add(row.flags, "truncated"))
+            # Not row.turn, which is 0 also where a dataset's own turns come first.
+            turn = sum(message["role"] == "user" for message in row.messages) - 1
+            row = replace(row, flags=_add(row.flags, f"truncated:{turn}"))
             if self.rules.drop_truncated:
                 return replace(row, status="dropped", reason="drop_truncated")
         return row

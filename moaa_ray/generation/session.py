@@ -18,10 +18,11 @@ _SPARE_CPU_SLOTS = 4
 
 
 @contextmanager
-def session(config: RayConfig, *, cpu_slots: float) -> Iterator[bool]:
+def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False) -> Iterator[bool]:
     """A connection to Ray for the time of the block; yields whether it is a cluster started here, stopped at the end.
 
-    Args: cpu_slots, the CPU slots that the pools take; a local cluster gets at least that many.
+    Args: cpu_slots, the CPU slots that the pools take; a local cluster gets at least that many. with_dashboard: Ray
+    Train needs it, as without one its clean-up of placement groups takes living workers for orphans.
     """
     if ray.is_initialized():
         _tame_logs()
@@ -34,7 +35,8 @@ def session(config: RayConfig, *, cpu_slots: float) -> Iterator[bool]:
     options = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
         wanted = int(cpu_slots) + _SPARE_CPU_SLOTS
-        options |= {"num_cpus": config.num_cpus or max(os.cpu_count() or 1, wanted), "include_dashboard": False}
+        num_cpus = config.num_cpus or max(os.cpu_count() or 1, wanted)
+        options |= {"num_cpus": num_cpus, "include_dashboard": with_dashboard}
     try:
         _init(options, num_attempts=_START_ATTEMPTS if address == "local" else 1)
     except ConnectionError as error:

@@ -7,18 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True)
-class Document:
-    """One conversation as tokens. `counts` says for each token whether predicting it is part of the loss."""
-
-    tokens: np.ndarray  # int32 [n]
-    counts: np.ndarray  # bool [n]; the first token is never predicted, so counts[0] has no effect
-
-    @property
-    def num_targets(self) -> int:
-        """Tokens whose prediction counts."""
-        return int(self.counts[1:].sum())
+from moaa_ray.data.documents import Document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,10 +85,18 @@ def test_an_aggregator_that_fails_or_says_nothing_fails_the_row():
 def test_a_truncated_synthesis_is_flagged_or_dropped_as_the_rules_say():
     r = proposed(said("four"), said("4"), said("iv"))
     flagged = run_pass(FINAL, r, lambda _: said("It is fo", finish_reason="length"))
-    assert (flagged.status, flagged.flags) == ("open", ("truncated",))
+    assert (flagged.status, flagged.flags) == ("open", ("truncated:0",))
     strict = aggregator(READS, rules=MixtureRules(run_seed=0, drop_truncated=True))
     dropped = run_pass(strict, r, lambda _: said("It is fo", finish_reason="length"))
     assert (dropped.status, dropped.reason) == ("dropped", "drop_truncated")
+
+
+def test_the_flag_of_a_truncated_synthesis_names_the_user_turn_also_after_turns_of_the_dataset():
+    r = proposed(said("four"), said("4"), said("iv"))
+    earlier = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello."))
+    later = replace(r, messages=(*earlier, *r.messages))
+    flagged = run_pass(FINAL, later, lambda _: said("It", finish_reason="length"))
+    assert (flagged.turn, flagged.flags) == (0, ("truncated:1",))
 
 
 def test_rows_that_are_not_open_pass_through_unchanged():

@@ -1,17 +1,22 @@
 """What the loop asks of a strategy: one optimizer step as forward, backward and update, over all workers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from moaa_ray.errors import MoaaError
 from moaa_ray.training.optimizer import AdamWSettings, build_adamw, scale_grads, squared_norm
 from moaa_ray.training.student import Student
+from moaa_ray.training.weights import give_storage, plain_name
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,7 @@ class Strategy(Protocol):
     """Called as Student is called."""
     student: Student
     optimizer: torch.optim.Optimizer
+    world: World
 
     def microbatch(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of one microbatch; gradients meet across workers in the last one."""
@@ -55,6 +61,10 @@ class Strategy(Protocol):
         """Clip, take the optimizer step at this learning rate, clear gradients; returns the global norm before it."""
         ...
 
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(name in the model's own files, whole tensor), one at a time; all workers go through it together."""
+        ...
+
 
 class Plain:
     """One process: the whole model, all gradients. The base of what averages or shards them."""
@@ -63,12 +73,18 @@ class Plain:
         self.student = student
         self.world = world
         self.numerics = numerics
-        self.model: nn.Module = self._wrap(student.to(world.device))
+        self.model: nn.Module = self._wrap(student)
         self.optimizer = build_adamw(self.model, numerics.adamw)
 
     def _wrap(self, student: Student) -> nn.Module:
+        self._place(student)
         prepare_blocks(student, self.numerics)
         return student
+
+    def _place(self, student: Student) -> None:
+        """Weights and buffers to this worker's device; weights without storage get it, to be filled later."""
+        give_storage(student, self.world.device)
+        student.to(self.world.device)
 
     def microbatch(self, *, is_last: bool) -> AbstractContextManager[None]:
         """See Strategy."""
@@ -88,6 +104,11 @@ class Plain:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """See Strategy."""
+        for name, p in self.model.named_parameters():
+            yield plain_name(name), p.data.full_tensor() if isinstance(p.data, DTensor) else p.data
 
     def _grads(self) -> Iterable[Tensor]:
         return (p.grad for p in self.model.parameters() if p.grad is not None)
@@ -114,3 +135,19 @@ def all_sum(values: Tensor) -> Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def from_first(work: Callable[[], Answer]) -> Answer:
+    """What `work` returns in the first worker, which alone calls it, in all of them; they all raise its MoaaError."""
+    if not dist.is_initialized():
+        return work()
+    told: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            told[0] = work()
+        except MoaaError as error:
+            told[1] = error
+    dist.broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]

@@ -15,6 +15,7 @@ class Ddp(Plain):
     """DistributedDataParallel: float32 weights, and bfloat16 arithmetic by autocast where asked for."""
 
     def _wrap(self, student: Student) -> nn.Module:
+        self._place(student)
         prepare_blocks(student, self.numerics)
         device_ids = [self.world.device] if self.world.device.type == "cuda" else None
         return DistributedDataParallel(student, device_ids=device_ids, gradient_as_bucket_view=True)

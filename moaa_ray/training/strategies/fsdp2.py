@@ -28,7 +28,13 @@ class Fsdp2(Plain):
         for block in student.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(student, mesh=mesh, mp_policy=policy)
+        self._place(student)
         return student
+
+    def _place(self, student: Student) -> None:
+        """After sharding: a worker never has storage for more than its shards. FSDP looks anew at what _apply changed."""
+        device = self.world.device
+        student._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
 
     @contextmanager
     def microbatch(self, *, is_last: bool) -> Iterator[None]:

@@ -1,0 +1,127 @@
+"""A dataset in chunks of rows that can be read one by one on any machine: what a job over it is made of."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
+from typing import IO, cast
+
+import pyarrow.parquet as pq
+
+from moaa_ray.core.seeds import seed_for
+from moaa_ray.data.locations import SourceFiles
+from moaa_ray.data.readers import BadRecord, Record, no_column, read_records
+from moaa_ray.data.schemas import SCHEMA_KEY
+from moaa_ray.errors import DataError
+
+_END_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Rows [start, stop) of one file; first is how many rows of the dataset come before them."""
+
+    file: int
+    start: int
+    stop: int
+    first: int
+
+
+def find_chunks(files: SourceFiles, *, chunk_rows: int) -> list[Chunk]:
+    """The whole dataset in chunks of at most chunk_rows rows, in order; Parquet is cut between row groups only."""
+    chunks: list[Chunk] = []
+    first = 0
+    for i in range(len(files.paths)):
+        start = 0
+        for rows in _parts(files, i, chunk_rows):
+            chunks.append(Chunk(file=i, start=start, stop=start + rows, first=first))
+            start, first = start + rows, first + rows
+    if not first:
+        raise DataError(f"{files.paths[0]}: holds no row; name a dataset with rows")
+    return chunks
+
+
+def _parts(files: SourceFiles, number: int, chunk_rows: int) -> Iterator[int]:
+    if files.format != "parquet":
+        one = SourceFiles(fs=files.fs, paths=(files.paths[number],), format=files.format)
+        total = sum(1 for _ in read_records(one))
+        yield from (min(chunk_rows, total - start) for start in range(0, total, chunk_rows))
+        return
+    with files.fs.open(files.paths[number], "rb") as raw:
+        metadata = pq.ParquetFile(cast(IO[bytes], raw)).metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    held = 0
+    for size in sizes:
+        if held and held + size > chunk_rows:
+            yield held
+            held = 0
+        held += size
+    if held:
+        yield held
+
+
+def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
+    """(number of the row in its file, its record) of a chunk. Columns that Parquet lacks are left out."""
+    path = files.paths[chunk.file]
+    if files.format != "parquet":
+        one = SourceFiles(fs=files.fs, paths=(path,), format=files.format)
+        for number, (_, record) in enumerate(itertools.islice(read_records(one), chunk.start, chunk.stop), chunk.start):
+            yield number, record
+        return
+    with files.fs.open(path, "rb") as raw:
+        parquet = pq.ParquetFile(cast(IO[bytes], raw))
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
+        starts = [0, *itertools.accumulate(sizes)]
+        groups = [i for i, start in enumerate(starts[:-1]) if chunk.start <= start < chunk.stop]
+        wanted = [column for column in columns if column in parquet.schema_arrow.names]
+        number = chunk.start
+        for batch in parquet.iter_batches(256, row_groups=groups, columns=wanted):
+            yield from enumerate(batch.to_pylist(), number)
+            number += batch.num_rows
+
+
+def check_columns(files: SourceFiles, needed: Sequence[str], *, schema: str) -> None:
+    """Raise ConfigError where a dataset's first file lacks a column, DataError where it is of another schema of ours.
+
+    schema is "<name>/<version>"; files that other programs wrote declare none and are taken by their columns.
+    """
+    path = files.paths[0]
+    if files.format == "parquet":
+        with files.fs.open(path, "rb") as raw:
+            found = pq.ParquetFile(cast(IO[bytes], raw)).schema_arrow
+        declared = (found.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
+        if declared and declared != schema:
+            raise DataError(
+                f"{path}: holds schema {declared!r}, where {schema!r} is expected; name the folder of that kind, or "
+                "make the data again with this version"
+            )
+        names = found.names
+    else:
+        record = next((record for _, record in read_records(files) if not isinstance(record, BadRecord)), {})
+        names = list(record)
+    for column in needed:
+        if column not in names:
+            raise no_column(path, column, names)
+
+
+def drawn_rows(num_rows: int, wanted: int, *, seed: int, name: str) -> set[int]:
+    """Numbers of `wanted` rows out of num_rows, without replacement, by the seed and the dataset's name."""
+    if wanted >= num_rows:
+        return set(range(num_rows))
+    return set(Random(seed_for(seed, "rows", name)).sample(range(num_rows), wanted))
+
+
+def digest_of_files(files: SourceFiles) -> str:
+    """A hash of the files' names, sizes, first and last MiB: another dataset gives another one."""
+    digest = sha256()
+    for path in files.paths:
+        size = int(files.fs.info(path)["size"])
+        digest.update(f"{path.rsplit('/', 1)[-1]} {size} ".encode())
+        with files.fs.open(path, "rb") as file:
+            raw = cast(IO[bytes], file)
+            digest.update(raw.read(_END_BYTES))
+            if size > _END_BYTES:
+                raw.seek(max(_END_BYTES, size - _END_BYTES))
+                digest.update(raw.read())
+    return digest.hexdigest()[:16]

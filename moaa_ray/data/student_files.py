@@ -1,0 +1,43 @@
+"""The student's files on this machine: a local folder as it is, a cloud URI or a hub id copied once."""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+from moaa_ray.engines.weights import local_weights
+from moaa_ray.errors import ConfigError
+
+_END_BYTES = 2**20
+
+
+def student_folder(model: str, revision: str = "") -> str:
+    """The local folder of a model. Raises ConfigError for a hub id that cannot be had."""
+    folder = local_weights(model)
+    if os.path.isdir(folder):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(folder, revision=revision or None, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.py"])
+    except Exception as error:  # the hub's client raises many kinds
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"student.model = {model!r}: is no folder here, and the hub does not give it ({type(error).__name__}: "
+            f"{said}); correct the name, or copy the model into a folder"
+        ) from error
+
+
+def digest_of_model(folder: str) -> str:
+    """A hash of a model folder: its small files, and names, sizes and ends of its weights."""
+    digest = sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix not in (".json", ".jinja", ".model", ".txt", ".safetensors"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_END_BYTES))
+            if size > _END_BYTES:
+                file.seek(max(_END_BYTES, size - _END_BYTES))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]

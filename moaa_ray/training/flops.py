@@ -1,0 +1,60 @@
+"""Floating-point operations that training needs, and the fraction of the hardware's that it got (MFU)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+PEAK_BF16 = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+}
+"""Dense bfloat16 operations a second by a part of the GPU's name (vendor data sheets, without sparsity)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What of a model decides its operations."""
+
+    num_block_weights: int
+    """Weights of all decoder layers; embeddings cost nothing, the output layer is counted by targets."""
+    vocabulary: int
+    width: int
+    num_layers: int
+    attention_width: int
+    """Heads x their width."""
+
+
+def shape_of(model: nn.Module) -> Shape:
+    """The shape of a `transformers` decoder; parameters may be on the meta device."""
+    config = model.config
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads  # pyright: ignore
+    return Shape(
+        num_block_weights=sum(p.numel() for p in model.base_model.layers.parameters()),  # pyright: ignore
+        vocabulary=config.vocab_size,  # pyright: ignore
+        width=config.hidden_size,  # pyright: ignore
+        num_layers=config.num_hidden_layers,  # pyright: ignore
+        attention_width=config.num_attention_heads * head_width,  # pyright: ignore
+    )
+
+
+def step_flops(shape: Shape, lengths: Sequence[int], num_targets: int) -> float:
+    """Operations of forward and backward over documents of these lengths, of which num_targets tokens get logits.
+
+    6 x weights x tokens, 6 x V x D x targets, and causal attention within documents (6 x length^2 x attention width a
+    layer). Recomputation and padding are not counted.
+    """
+    blocks = 6 * shape.num_block_weights * sum(lengths)
+    logits = 6 * shape.vocabulary * shape.width * num_targets
+    attention = 6 * shape.num_layers * shape.attention_width * sum(length * length for length in lengths)
+    return float(blocks + logits + attention)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """bfloat16 operations a second of a GPU by its name; None for one that is not listed, and for CPUs."""
+    return next((peak for part, peak in PEAK_BF16.items() if part in device_name), None)

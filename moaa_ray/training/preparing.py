@@ -1,0 +1,93 @@
+"""One chunk of a dataset -> one file of training units and one of validation units; what a Ray Data task does."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from moaa_ray.data.chunks import Chunk, read_chunk
+from moaa_ray.data.documents import DocumentTokenizer
+from moaa_ray.data.locations import SourceFiles
+from moaa_ray.data.readers import BadRecord
+from moaa_ray.data.store import open_store
+from moaa_ray.data.student_files import student_folder
+from moaa_ray.data.unit_store import write_chunk
+from moaa_ray.data.units import UnitSettings, pair_units, sft_units
+
+COLUMNS = {"sft": ("id", "messages", "flags"), "dpo": ("id", "prompt", "chosen", "rejected", "flags")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkTask:
+    """What it takes to prepare one chunk, anywhere in the cluster."""
+
+    stage: Literal["sft", "dpo"]
+    run_uri: str
+    folder: str
+    """Of the source's units in the run; validation units go to <folder>-validation."""
+    files: SourceFiles
+    chunk: Chunk
+    rows: frozenset[int] | None
+    """Numbers of the dataset's rows that are taken; None: all."""
+    tokenizer: str
+    """Where the student is (data/student_files.py)."""
+    revision: str
+    chat_template: str
+    settings: UnitSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkResult:
+    """What became of a chunk's rows: rows in = rows in units + dropped."""
+
+    num_rows: int
+    num_units: int
+    num_validation_units: int
+    num_tokens: int
+    dropped: Counter = field(default_factory=Counter)
+    bad: tuple[tuple[str, str, str], ...] = ()
+    """(id, rule, detail) of every row that is not trained on."""
+
+    def to_json(self) -> str:
+        """As text, for the way back to the driver."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "ChunkResult":
+        """The result in a text of to_json."""
+        known = json.loads(text)
+        bad = tuple((row_id, rule, detail) for row_id, rule, detail in known.pop("bad"))
+        return ChunkResult(**{**known, "dropped": Counter(known["dropped"])}, bad=bad)
+
+
+def prepare_chunk(task: ChunkTask) -> ChunkResult:
+    """Tokenise and pack the rows of one chunk and write its units."""
+    rows, bad = [], []
+    for number, record in read_chunk(task.files, task.chunk, COLUMNS[task.stage]):
+        if task.rows is not None and task.chunk.first + number - task.chunk.start not in task.rows:
+            continue
+        if isinstance(record, BadRecord):
+            bad.append((f"{task.files.paths[task.chunk.file]}:{number}", record.rule, record.detail))
+        else:
+            rows.append(record)
+    make = sft_units if task.stage == "sft" else pair_units
+    units, validation, _, refused = make(rows, _tokenizer(task), task.settings)
+    store, name = open_store(task.run_uri), f"{task.chunk.first:010d}"
+    write_chunk(store, task.folder, name, units)
+    write_chunk(store, f"{task.folder}-validation", name, validation)
+    bad += refused
+    return ChunkResult(
+        num_rows=len(rows) + len(bad) - len(refused),
+        num_units=len(units),
+        num_validation_units=len(validation),
+        num_tokens=sum(len(document.tokens) for unit in units for document in unit.documents),
+        dropped=Counter(rule for _, rule, _ in bad),
+        bad=tuple(bad),
+    )
+
+
+def _tokenizer(task: ChunkTask) -> DocumentTokenizer:
+    from transformers import AutoTokenizer
+
+    folder = student_folder(task.tokenizer, task.revision)
+    return DocumentTokenizer(AutoTokenizer.from_pretrained(folder), chat_template=task.chat_template or None)

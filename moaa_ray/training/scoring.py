@@ -1,0 +1,129 @@
+"""Log-probabilities of stored units under the model as it is: the reference pass of DPO, and validation."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from moaa_ray.data.store import Store
+from moaa_ray.training.feed import Units
+from moaa_ray.training.losses import LOSSES, Pairs, pair_metrics
+from moaa_ray.training.microbatch import lay_out
+from moaa_ray.training.step import PreferenceSettings, document_logprobs
+from moaa_ray.training.strategies.base import Strategy, World, all_sum
+
+_CHUNK_UNITS = 2048
+"""Units of the reference pass that are stored together: what a kill loses."""
+
+
+def score(
+    strategy: Strategy,
+    units: Units,
+    numbers: Sequence[int],
+    world: World,
+    *,
+    micro_batch: int,
+    per_unit: int,
+    ld_alpha: float | None = None,
+) -> np.ndarray:
+    """Log-probabilities of the targets of these units, float64 [len(numbers), per_unit], the same on every worker.
+
+    per_unit 2: of pairs, chosen and rejected; 1: summed over a pack's documents. Every worker makes the same
+    number of forward calls, as sharded weights need.
+    """
+    sums = torch.zeros((len(numbers), per_unit), dtype=torch.float64)
+    strategy.model.eval()
+    with torch.no_grad():
+        for start in range(0, len(numbers), world.size * micro_batch):
+            first = start + world.rank * micro_batch
+            mine = range(first, min(first + micro_batch, len(numbers)))
+            hand = units.read([numbers[i] for i in mine] or [numbers[0]])
+            batch = lay_out([document for unit in hand for document in unit.documents]).to(world.device)
+            with strategy.microbatch(is_last=False):
+                logprobs = strategy.model(batch)
+            documents = document_logprobs(logprobs, batch, ld_alpha).cpu()
+            parts = documents.split([len(unit.documents) for unit in hand])
+            for i, part in zip(mine, parts, strict=False):
+                sums[i] = part if per_unit == 2 else part.sum()
+    strategy.model.train()
+    return all_sum(sums).numpy()
+
+
+def ref_sums(
+    strategy: Strategy,
+    units: Units,
+    world: World,
+    store: Store,
+    folder: str,
+    *,
+    micro_batch: int,
+    ld_alpha: float | None,
+) -> np.ndarray:
+    """Log-probabilities of all pairs under the model as it is [pairs, 2], kept in `folder` chunk by chunk.
+
+    Chunks that are there are read, not computed again: the folder's name is a hash of model and data.
+    """
+    chunks = []
+    for start in range(0, len(units), _CHUNK_UNITS):
+        numbers = range(start, min(start + _CHUNK_UNITS, len(units)))
+        path = f"{folder}/{start:09d}.parquet"
+        if _all_agree(store.exists(path)):
+            table = pq.read_table(BytesIO(store.read(path)))
+            chunks.append(np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], axis=1))
+            continue
+        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=2, ld_alpha=ld_alpha)
+        chunks.append(sums)
+        if world.rank == 0:
+            file = BytesIO()
+            pq.write_table(pa.table({"chosen": sums[:, 0], "rejected": sums[:, 1]}), file)
+            store.put(path, file.getvalue())
+    return np.concatenate(chunks)
+
+
+def _all_agree(claim: bool) -> bool:
+    """Whether all workers see it so: one that lags behind must not compute while the others read."""
+    votes = all_sum(torch.tensor([float(claim), 1.0]))
+    return bool(votes[0] == votes[1])
+
+
+def ref_folder(stage: str, student_digest: str, units: Sequence[str], ld_alpha: float | None) -> str:
+    """Where the reference's log-probabilities of these units under this model are kept in the run."""
+    key = sha256("\n".join([student_digest, *units, repr(ld_alpha)]).encode()).hexdigest()[:16]
+    return f"work/{stage}/ref/{key}"
+
+
+def validate(
+    strategy: Strategy,
+    units: Units,
+    world: World,
+    *,
+    micro_batch: int,
+    preference: PreferenceSettings | None,
+    ref: np.ndarray | None,
+) -> dict[str, float]:
+    """Means over all validation units: of SFT the loss per token; of pairs loss, accuracy, margin and more.
+
+    Keys begin with "validation_"; "validation_loss" is what best and early stopping go by.
+    """
+    numbers = range(len(units))
+    if preference is None or ref is None:
+        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=1)
+        return {"validation_loss": float(-sums.sum() / max(1, units.num_targets.sum()))}
+    sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=2, ld_alpha=preference.ld_alpha)
+    policy, reference = torch.from_numpy(sums), torch.from_numpy(ref)
+    chosen_tokens = torch.from_numpy(units.first_targets.astype(np.float64))
+    pairs = Pairs(
+        chosen=policy[:, 0],
+        rejected=policy[:, 1],
+        ref_chosen=reference[:, 0],
+        ref_rejected=reference[:, 1],
+        chosen_tokens=chosen_tokens,
+        rejected_tokens=torch.from_numpy(units.num_targets.astype(np.float64)) - chosen_tokens,
+    )
+    loss = LOSSES[preference.kind](pairs, preference.loss).mean()
+    means = {name: float(value) / len(units) for name, value in pair_metrics(pairs, preference.loss).items()}
+    return {"validation_loss": float(loss), **{f"validation_{name}": value for name, value in means.items()}}

@@ -1,0 +1,143 @@
+"""Ray under training: Ray Data tokenises and packs, Ray Train places the workers and replaces lost ones.
+
+The only file here that imports Ray. What the workers do is in loop.py and preparing.py.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from moaa_ray.data.store import open_store
+from moaa_ray.errors import MoaaError, StageError
+from moaa_ray.training.job import Job
+from moaa_ray.training.loop import train
+from moaa_ray.training.preparing import ChunkResult, ChunkTask, prepare_chunk
+from moaa_ray.training.strategies.base import World
+
+_POLL_S = 1.0
+_COLLECTIVE_LIMIT_S = 1800
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes of a training stage."""
+
+    num: int
+    use_gpu: bool
+    num_cpus: float
+    """CPU slots of each."""
+    max_restarts: int
+
+
+def prepare(tasks: Sequence[ChunkTask]) -> list[ChunkResult]:
+    """Tokenise and pack all chunks as one Ray Data job; each writes its files of units, whatever becomes of others."""
+    numbers = ray.data.from_items([{"at": at} for at in range(len(tasks))], override_num_blocks=len(tasks))
+    done = numbers.map(lambda row: {"at": row["at"], "result": prepare_chunk(tasks[row["at"]]).to_json()})
+    results = {row["at"]: ChunkResult.from_json(row["result"]) for row in done.iter_rows()}
+    return [results[at] for at in range(len(tasks))]
+
+
+def run_training(job: Job, workers: Workers, *, attempt: str, watch: Callable[[], None]) -> None:
+    """Train on Ray Train's workers to the end; `watch` is called about every second meanwhile.
+
+    attempt names this start of the driver. Raises what a worker raised of our own errors, and StageError when workers
+    were lost more often than max_restarts allows.
+    """
+    backend = "cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "attempt": attempt},
+        torch_config=TorchConfig(backend=backend, timeout_s=_COLLECTIVE_LIMIT_S),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=_resources(workers)
+        ),
+        run_config=RunConfig(
+            name=attempt,
+            storage_path=f"{job.run_uri}/work/{job.stage}/ray",
+            failure_config=FailureConfig(max_failures=workers.max_restarts),
+        ),
+    )
+    fitting = _Fitting(trainer)
+    fitting.start()
+    while fitting.is_alive():
+        fitting.join(_POLL_S)
+        watch()
+    told = _told(job, attempt)
+    if told is not None:
+        raise told
+    if fitting.error is not None:
+        said = " ".join(str(fitting.error).split())[-600:]
+        raise StageError(
+            f"{job.stage}: workers were lost and {workers.max_restarts} restarts did not help: ...{said}; the same "
+            "command goes on from the last checkpoint"
+        ) from fitting.error
+
+
+def _resources(workers: Workers) -> dict[str, float]:
+    return {"CPU": workers.num_cpus} | ({"GPU": 1} if workers.use_gpu else {})
+
+
+class _Fitting(threading.Thread):
+    """trainer.fit() in a thread, so that the driver can show what happens; keeps what it raised."""
+
+    def __init__(self, trainer: TorchTrainer):
+        super().__init__(name="moaa-train", daemon=True)
+        self._trainer = trainer
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.error = self._trainer.fit().error
+        except Exception as error:  # Ray Train's own kinds; the main thread raises it as ours
+            self.error = error
+
+
+def _work(config: dict[str, Any]) -> None:
+    """One worker. An error of ours is written down, and no later restart of this attempt tries again."""
+    job, attempt = config["job"], config["attempt"]
+    if _told(job, attempt) is not None:
+        return
+    try:
+        train(job, _world())
+    except MoaaError as error:
+        record = {"kind": type(error).__name__, "text": str(error)}
+        open_store(job.run_uri).put_if_absent(_error_path(job, attempt), json.dumps(record).encode())
+        raise
+
+
+def _world() -> World:
+    context = get_context()
+    device = torch.device(get_device())
+    per_node = torch.zeros(context.get_world_size())
+    per_node[context.get_world_rank()] = context.get_local_world_size()
+    dist.all_reduce(per_node)
+    is_even = bool((per_node == per_node[0]).all())
+    return World(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=device,
+        workers_per_node=int(per_node[0]) if is_even else context.get_world_size(),
+    )
+
+
+def _error_path(job: Job, attempt: str) -> str:
+    return f"work/{job.stage}/errors/{attempt}.json"
+
+
+def _told(job: Job, attempt: str) -> MoaaError | None:
+    """The error that a worker of this attempt wrote down."""
+    store, path = open_store(job.run_uri), _error_path(job, attempt)
+    if not store.exists(path):
+        return None
+    record = json.loads(store.read(path))
+    kinds = {kind.__name__: kind for kind in MoaaError.__subclasses__()}
+    return kinds.get(record["kind"], StageError)(record["text"])

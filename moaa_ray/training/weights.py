@@ -1,0 +1,229 @@
+"""Weights in: from a Hugging Face folder to a student, without the whole model in any process that needs a part of it.
+
+build_student makes the model without weights; a strategy shards it; load_weights then fills each worker's part from
+the safetensors files. Only local folders of config.json and safetensors: no pickles, no code that came with the model.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.training.student import Student
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_HEAD = "lm_head.weight"
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name in the model's own files, from its name in a student, whatever a strategy wrapped around it."""
+    return name.replace("_checkpoint_wrapped_module.", "").removeprefix("module.").removeprefix("model.")
+
+
+def build_student(folder: str | Path) -> Student:
+    """The student of a local folder, float32, its parameters without storage (meta device), its buffers real.
+
+    Raises ConfigError for a folder that does not hold a model in safetensors, or one that needs code of its own.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(folder)
+    _check_config(folder)
+    _weight_map(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with _parameters_without_storage():
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+            )
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"student {folder}: transformers cannot build it: {' '.join(str(error).split())[:300]}; choose a Llama, "
+            "Qwen, Gemma or Mistral model for text"
+        ) from error
+    return Student(model)
+
+
+def load_weights(model: nn.Module, folder: str | Path) -> int:
+    """Fill every parameter of a student, wrapped and sharded or not, from a folder; returns the bytes filled here.
+
+    Of a sharded parameter (DTensor) only this worker's slice is read. Parameters still without storage get it on the
+    CPU. Raises ConfigError that names parameters without a tensor, tensors without a parameter, and other shapes.
+    """
+    folder = Path(folder)
+    weight_map = _weight_map(folder)
+    parameters = {plain_name(name): p for name, p in model.named_parameters()}
+    is_tied = _HEAD not in parameters
+    with _Files(folder) as files:
+        _check_names(folder, parameters, weight_map, is_tied=is_tied)
+        if is_tied and _HEAD in weight_map:
+            _check_tied(folder, files, parameters, weight_map)
+        give_storage(model, torch.device("cpu"))
+        parameters = {plain_name(name): p for name, p in model.named_parameters()}
+        return sum(_fill(p, files.slice_of(weight_map[name], name), name, folder) for name, p in parameters.items())
+
+
+def give_storage(model: nn.Module, device: torch.device) -> None:
+    """Storage on the device, not initialised, for parameters without; tied ones keep sharing one parameter."""
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if p.is_meta:
+                if p not in made:
+                    made[p] = nn.Parameter(torch.empty_like(p, device=device), requires_grad=p.requires_grad)
+                module.register_parameter(name, made[p])
+
+
+def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in the folder's safetensors files."""
+    folder = Path(folder)
+    weight_map = _weight_map(folder)
+    with _Files(folder) as files:
+        return {name: tuple(files.slice_of(file, name).get_shape()) for name, file in weight_map.items()}
+
+
+class _Files:
+    """The safetensors files of a folder, each opened once, closed at the end of the `with` block."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._open: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def slice_of(self, file: str, name: str) -> Any:
+        """A tensor of a file, of which parts can be read (safetensors' PySafeSlice)."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            if file not in self._open:
+                self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
+            return self._open[file].get_slice(name)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(
+                f"{self._folder / file}: cannot read {name}: {error}; copy the model once more"
+            ) from error
+
+
+def _fill(parameter: nn.Parameter, stored: Any, name: str, folder: Path) -> int:
+    """Copy a stored tensor, or this worker's slice of it, into a parameter; returns the bytes of what was filled."""
+    if tuple(stored.get_shape()) != tuple(parameter.shape):
+        raise ConfigError(
+            f"{folder}: {name} has shape {tuple(stored.get_shape())}, config.json makes it {tuple(parameter.shape)}; "
+            "the two are not of one model: copy it once more"
+        )
+    local, part = parameter.data, ...
+    if isinstance(parameter.data, DTensor):
+        shape, offset = compute_local_shape_and_global_offset(
+            parameter.shape, parameter.data.device_mesh, parameter.data.placements
+        )
+        local = parameter.data.to_local()
+        part = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
+    if local.numel():
+        local.copy_(stored[part])
+    return local.nbytes
+
+
+def _check_names(folder: Path, parameters: Iterable[str], stored: Iterable[str], *, is_tied: bool) -> None:
+    lacking = sorted(set(parameters) - set(stored))
+    unused = {name for name in set(stored) - set(parameters) if not name.endswith("rotary_emb.inv_freq")}
+    unused = sorted(unused - ({_HEAD} if is_tied else set()))
+    for names, what in ((lacking, "has no tensor for"), (unused, "has tensors that the model does not use:")):
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise ConfigError(
+                f"student {folder} {what} {', '.join(names[:4])}{more}; want the files of one causal language model, "
+                "neither quantised nor an adapter: export or copy it as such"
+            )
+
+
+def _check_tied(folder: Path, files: _Files, parameters: Mapping[str, Tensor], weight_map: Mapping[str, str]) -> None:
+    """Refuse an output layer that differs from the embedding it is said to be: it would be lost without a word."""
+    embedding = next(name for name in parameters if name.endswith("embed_tokens.weight"))
+    head, words = files.slice_of(weight_map[_HEAD], _HEAD), files.slice_of(weight_map[embedding], embedding)
+    ends = (slice(0, 16), slice(-16, None))
+    if head.get_shape() != words.get_shape() or not all(torch.equal(head[end], words[end]) for end in ends):
+        raise ConfigError(
+            f"student {folder}: config.json ties the output layer to the embedding, but {_HEAD} differs from "
+            f"{embedding}; set tie_word_embeddings to false in its config.json"
+        )
+
+
+def _check_config(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"student {folder} has no config.json; name a local Hugging Face folder with safetensors")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}; copy the model once more") from error
+    if "auto_map" in config:
+        raise ConfigError(
+            f"{path} has auto_map, which would run code that came with the model; choose a model that transformers knows"
+        )
+    if "quantization_config" in config:
+        raise ConfigError(f"{path} has quantization_config: training needs unquantised weights; choose those")
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor -> file, for a folder of one or several safetensors files."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{index} is no index of weights: {error!r}; copy the model once more") from error
+        for file in sorted(set(weight_map.values())):
+            if Path(file).name != file or not (folder / file).is_file():
+                raise ConfigError(f"{index} names {file!r}, which is not in the folder; copy the model once more")
+        return weight_map
+    if (folder / SINGLE).is_file():
+        try:
+            with safe_open(folder / SINGLE, framework="pt") as file:
+                return dict.fromkeys(file.keys(), SINGLE)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{folder / SINGLE} cannot be read: {error}; copy the model once more") from error
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ConfigError(
+            f"student {folder} has its weights as pickles ({pickles[0]}), which can run code when read; convert it to "
+            "safetensors with transformers' save_pretrained, where it is trusted"
+        )
+    raise ConfigError(f"student {folder} has neither {SINGLE} nor {INDEX}; name a folder with weights in safetensors")
+
+
+@contextmanager
+def _parameters_without_storage() -> Iterator[None]:
+    """While a model is built, its parameters go to the meta device as they are registered.
+
+    Not torch.device("meta"), which would take the buffers too: the rotary frequencies are computed at construction and
+    are in no file.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+        register(module, name, param)
+
+    nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register

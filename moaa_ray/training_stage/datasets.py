@@ -1,0 +1,181 @@
+"""From the recipe's datasets to stores of training units: found, checked, tokenised and packed once, by Ray Data."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moaa_ray.core.batches import Source
+from moaa_ray.data import schemas
+from moaa_ray.data.chunks import check_columns, digest_of_files, drawn_rows, find_chunks
+from moaa_ray.data.locations import find_files
+from moaa_ray.data.store import Store
+from moaa_ray.data.unit_store import UnitStore, finish
+from moaa_ray.data.units import UnitSettings
+from moaa_ray.errors import DataError
+from moaa_ray.recipe_training import DpoConfig, SftConfig, TrainingData
+from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
+
+CHUNK_ROWS = 4096
+"""Rows that are tokenised and packed together: enough for whole documents to fill packs to a percent or so."""
+
+Stage = Literal["sft", "dpo"]
+PUBLISHED: dict[Stage, tuple[str, str]] = {"sft": ("sft", "sft/1"), "dpo": ("pairs", "pairs/1")}
+"""Where the stage before leaves its data in the run, and in which schema."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentFiles:
+    """The model that is trained: where it is, a hash of its files, the text of another chat template."""
+
+    place: str
+    """A folder that every node sees, a URI or a hub id; each machine makes its own local copy of the latter two."""
+    revision: str = ""
+    digest: str
+    chat_template: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """One dataset of a stage, and the folder of the run that its units get."""
+
+    config: TrainingData
+    folder: str
+    tasks: tuple[ChunkTask, ...]
+
+    @property
+    def validation_folder(self) -> str:
+        """The folder of its validation units."""
+        return f"{self.folder}-validation"
+
+    def is_prepared(self, store: Store) -> bool:
+        """Whether its units are there, whole."""
+        return all(store.exists(f"{folder}/units.json") for folder in (self.folder, self.validation_folder))
+
+    def source(self, store: Store) -> Source:
+        """Its part in the batch plan."""
+        return Source(len(UnitStore(store, self.folder)), weight=self.config.weight, epochs=self.config.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What became of the rows of a dataset: rows = rows in units + dropped."""
+
+    num_rows: int
+    num_units: int
+    num_validation_units: int
+    num_tokens: int
+    dropped: Counter = field(default_factory=Counter)
+
+
+def find_datasets(
+    store: Store, stage: Stage, config: SftConfig | DpoConfig, student: StudentFiles, *, seed: int, base_dir: Path
+) -> list[Dataset]:
+    """The stage's datasets, checked. Raises ConfigError and DataError before anything starts."""
+    settings = UnitSettings(
+        max_tokens=config.max_tokens,
+        over_long=config.over_long,
+        validation_fraction=config.validation_fraction,
+        packing=isinstance(config, SftConfig) and config.packing,
+        all_tokens=config.all_tokens,
+    )
+    own = TrainingData(path=f"{store.uri}/{PUBLISHED[stage][0]}")
+    datasets = []
+    for i, part in enumerate(config.data or [own]):
+        files = find_files(part.path, field=f"{stage}.data.{i}.path", base_dir=str(base_dir))
+        needed = [column for column in COLUMNS[stage] if column not in ("id", "flags")]
+        check_columns(files, needed, schema=PUBLISHED[stage][1])
+        chunks = find_chunks(files, chunk_rows=CHUNK_ROWS)
+        num_rows = sum(chunk.stop - chunk.start for chunk in chunks)
+        taken = None if part.rows is None else drawn_rows(num_rows, part.rows, seed=seed, name=part.path)
+        about = [digest_of_files(files), student.digest, student.chat_template, settings, CHUNK_ROWS]
+        about += ["all" if taken is None else sorted(taken)]
+        key = sha256("\n".join(map(repr, about)).encode()).hexdigest()[:16]
+        folder = f"work/{stage}/units/{key}"
+        task = ChunkTask(
+            stage=stage,
+            run_uri=store.uri,
+            folder=folder,
+            files=files,
+            chunk=chunks[0],
+            rows=None,
+            tokenizer=student.place,
+            revision=student.revision,
+            chat_template=student.chat_template,
+            settings=settings,
+        )
+        tasks = []
+        for chunk in chunks:
+            mine = range(chunk.first, chunk.first + chunk.stop - chunk.start)
+            rows = None if taken is None else frozenset(number for number in mine if number in taken)
+            tasks.append(replace(task, chunk=chunk, rows=rows))
+        datasets.append(Dataset(config=part, folder=folder, tasks=tuple(tasks)))
+    return datasets
+
+
+def close_dataset(store: Store, stage: Stage, dataset: Dataset, results: Sequence[ChunkResult]) -> Prepared:
+    """Make a dataset's units readable, and write down the rows that are in none."""
+    dropped: Counter = Counter()
+    for result in results:
+        dropped.update(result.dropped)
+    prepared = Prepared(
+        num_rows=sum(result.num_rows for result in results),
+        num_units=sum(result.num_units for result in results),
+        num_validation_units=sum(result.num_validation_units for result in results),
+        num_tokens=sum(result.num_tokens for result in results),
+        dropped=dropped,
+    )
+    if not prepared.num_units:
+        why = ", ".join(f"{rule} {n:,}" for rule, n in dropped.most_common(5)) or "all rows are kept for validation"
+        raise DataError(
+            f"{dataset.config.path}: no row of {prepared.num_rows:,} can be trained on ({why}); {_first(results)}"
+        )
+    facts = {"path": dataset.config.path, "rows": prepared.num_rows, "dropped": dict(dropped)}
+    finish(store, dataset.folder, facts)
+    finish(store, dataset.validation_folder, facts)
+    _write_failures(store, stage, dataset, results)
+    return prepared
+
+
+def _first(results: Sequence[ChunkResult]) -> str:
+    row_id, rule, detail = next((bad for result in results for bad in result.bad), ("", "", ""))
+    return f"the first: {row_id}: {detail} ({rule})" if rule else "lower validation_fraction"
+
+
+def _write_failures(store: Store, stage: Stage, dataset: Dataset, results: Sequence[ChunkResult]) -> None:
+    records = [
+        {
+            "id": row_id,
+            "source": dataset.config.path,
+            "status": "dropped",
+            "reason": rule,
+            "detail": detail,
+            "messages": [],
+            "proposals": [],
+        }
+        for result in results
+        for row_id, rule, detail in result.bad
+    ]
+    file = BytesIO()
+    pq.write_table(pa.Table.from_pylist(records, schema=schemas.FAILURES), file, compression="zstd")
+    name = dataset.folder.rsplit("/", 1)[-1]
+    store.put(f"failures/{stage}-{name}.parquet", file.getvalue())
+
+
+def known_facts(store: Store, dataset: Dataset) -> Prepared:
+    """What close_dataset said of a dataset that was prepared by an earlier start."""
+    units, held_out = UnitStore(store, dataset.folder), UnitStore(store, dataset.validation_folder)
+    facts = units.manifest.facts
+    return Prepared(
+        num_rows=facts["rows"],
+        num_units=len(units),
+        num_validation_units=len(held_out),
+        num_tokens=int(units.num_tokens.sum()),
+        dropped=Counter(facts["dropped"]),
+    )

@@ -1,0 +1,89 @@
+"""From the recipe's training section to the plain values that training/ works with."""
+
+from collections.abc import Mapping
+
+import ray
+
+from moaa_ray.core.batches import BatchPlan
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import LoadedTraining
+from moaa_ray.recipe_training import DpoConfig, SftConfig
+from moaa_ray.training.job import Cadence, Job, Rates
+from moaa_ray.training.losses import LossSettings
+from moaa_ray.training.optimizer import AdamWSettings
+from moaa_ray.training.step import PreferenceSettings
+from moaa_ray.training.strategies.base import Numerics
+from moaa_ray.training.trainer import Workers
+from moaa_ray.training_stage.card import model_card
+from moaa_ray.training_stage.datasets import Dataset, Stage, StudentFiles
+
+
+def workers_of(config: SftConfig | DpoConfig) -> Workers:
+    """The processes that this cluster gives the stage. Raises ConfigError where it has too little, with the sum."""
+    total = ray.cluster_resources()
+    num_gpus, num_cpus = int(total.get("GPU", 0)), total.get("CPU", 0.0)
+    use_gpu = config.device == "gpu" or (config.device == "auto" and num_gpus > 0)
+    num = config.workers if config.workers != "auto" else (max(1, num_gpus) if use_gpu else 1)
+    num = 1 if config.strategy == "single" else num
+    if use_gpu and num > num_gpus:
+        raise ConfigError(f"workers = {num} on GPUs: the cluster has {num_gpus}; lower workers, or set device: cpu")
+    if num * config.num_cpus > num_cpus:
+        raise ConfigError(
+            f"workers = {num} x num_cpus = {config.num_cpus:g}: the cluster has {num_cpus:g} CPU slots; lower one"
+        )
+    return Workers(num=num, use_gpu=use_gpu, num_cpus=config.num_cpus, max_restarts=config.max_restarts)
+
+
+def make_job(
+    loaded: LoadedTraining,
+    stage: Stage,
+    config: SftConfig | DpoConfig,
+    student: StudentFiles,
+    datasets: list[Dataset],
+    plan: BatchPlan,
+    *,
+    fingerprint: Mapping[str, str],
+    epoch: int,
+    num_held_out: int,
+    checkpoint_every: int,
+) -> Job:
+    """The stage in plain values."""
+    adamw = AdamWSettings(betas=(config.betas[0], config.betas[1]), eps=config.eps, weight_decay=config.weight_decay)
+    return Job(
+        stage=stage,
+        run_uri=loaded.run_dir,
+        epoch=epoch,
+        student=student.place,
+        revision=student.revision,
+        student_digest=student.digest,
+        chat_template=student.chat_template,
+        units=tuple(dataset.folder for dataset in datasets),
+        validation=tuple(dataset.validation_folder for dataset in datasets) if num_held_out else (),
+        plan=plan,
+        micro_batch=config.micro_batch,
+        strategy=config.strategy,
+        cpu_offload=config.cpu_offload,
+        numerics=Numerics(
+            is_bf16=config.precision == "bf16",
+            activation_checkpointing=config.activation_checkpointing,
+            compile=config.compile,
+            max_grad_norm=config.max_grad_norm,
+            adamw=adamw,
+        ),
+        rates=Rates(peak=config.learning_rate, kind=config.schedule, warmup_ratio=config.warmup_ratio),
+        cadence=Cadence(
+            validate_every=config.validate_every,
+            checkpoint_every=checkpoint_every,
+            keep_checkpoints=config.keep_checkpoints,
+            early_stopping=config.early_stopping,
+            export=config.export,
+        ),
+        preference=_preference(config) if isinstance(config, DpoConfig) else None,
+        fingerprint=fingerprint,
+        card=model_card(loaded, stage, {}, {}),
+    )
+
+
+def _preference(config: DpoConfig) -> PreferenceSettings:
+    loss = LossSettings(beta=config.beta, label_smoothing=config.label_smoothing, gamma=config.gamma)
+    return PreferenceSettings(kind=config.loss, loss=loss, sft_weight=config.sft_weight, ld_alpha=config.ld_alpha)

@@ -1,0 +1,96 @@
+"""What training looks like while it runs: one line that refreshes on a terminal, a few plain lines in a log file."""
+
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from moaa_ray.core.batches import BatchPlan
+from moaa_ray.data.store import Store
+
+_LOG_EVERY_S = 15.0
+_RATE_STEPS = 20
+
+
+class TrainingProgress:
+    """Follows a stage's metrics file."""
+
+    def __init__(self, store: Store, stage: str, *, console: Console | None = None):
+        self._store = store
+        self._stage = stage
+        self._console = console or Console(stderr=True, highlight=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._last_log = 0.0
+        self._shown = -1
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._live.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True)
+
+    def begin(self, plan: BatchPlan, num_workers: int) -> None:
+        """Say what will be trained."""
+        units = sum(source.num_units for source in plan.sources)
+        kind = "packs" if self._stage == "sft" else "pairs"
+        self.note(
+            f"{self._stage}: {units:,} {kind}, {plan.epochs} epochs in {plan.num_steps:,} steps of {plan.batch}, "
+            f"{num_workers} worker{'s' if num_workers > 1 else ''}"
+        )
+
+    def show(self) -> None:
+        """Draw the newest step; a log gets a line every quarter of a minute."""
+        from moaa_ray.training.metrics import read_metrics
+
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_log < _LOG_EVERY_S:
+            return
+        self._last_log = now
+        lines = read_metrics(self._store, f"metrics/{self._stage}.jsonl")
+        if not lines or lines[-1]["step"] == self._shown:
+            return
+        self._shown = lines[-1]["step"]
+        text = progress_line(self._stage, lines)
+        if self._console.is_terminal:
+            self._live.update(Text(text), refresh=True)
+        else:
+            self._console.print(text, soft_wrap=True)
+
+
+def progress_line(stage: str, lines: list[dict]) -> str:
+    """The newest step in one line: loss, rate, norm, speed, memory, time left."""
+    last = lines[-1]
+    recent = lines[-_RATE_STEPS:]
+    seconds = sum(line["seconds"] + line.get("save_s", 0.0) for line in recent) / len(recent)
+    left = (last["num_steps"] - last["step"] - 1) * seconds
+    speed = sum(line["tokens"] for line in recent) / sum(line["seconds"] for line in recent)
+    parts = [
+        f"{stage} step {last['step'] + 1:,}/{last['num_steps']:,}",
+        f"epoch {last['epoch']:.2f}",
+        f"loss {last['loss']:.4f}",
+        *([f"accuracy {last['accuracy']:.2f}", f"margin {last['margin']:.3f}"] if "accuracy" in last else []),
+        f"lr {last['learning_rate']:.2e}",
+        f"grad norm {last['grad_norm']:.2f}",
+        f"{speed:,.0f} tokens/s",
+        *([f"MFU {last['mfu']:.0%}"] if "mfu" in last else []),
+        f"{last['memory_bytes'] / 2**30:.1f} GiB",
+        f"{_duration(left)} left",
+    ]
+    validated = next((line for line in reversed(lines) if "validation_loss" in line), None)
+    if validated is not None:
+        parts.append(f"validation loss {validated['validation_loss']:.4f} at step {validated['step'] + 1:,}")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return (
+        f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+    )

@@ -1,0 +1,232 @@
+"""The stages sft and dpo: from a recipe and a dataset to a model folder, resumable after a kill at any moment.
+
+    check -> tokenise and pack (Ray Data) -> train (Ray Train, training/loop.py) -> model folder, curve, summary
+
+A finished stage starts no Ray. What may change between starts is what only says how fast and where.
+"""
+
+import json
+import math
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from moaa_ray.core.batches import BatchPlan, check_divides
+from moaa_ray.data import commit
+from moaa_ray.data.store import Store, open_store
+from moaa_ray.data.student_files import digest_of_model, student_folder
+from moaa_ray.errors import ConfigError, StageError
+from moaa_ray.fingerprint import section_fingerprint
+from moaa_ray.loading import LoadedTraining
+from moaa_ray.model_folders import resolve_model, resolve_path
+from moaa_ray.recipe_training import DpoConfig, SftConfig
+from moaa_ray.run_record import join_run, set_stage
+from moaa_ray.training_stage.card import model_card
+from moaa_ray.training_stage.datasets import (
+    Dataset,
+    Prepared,
+    Stage,
+    StudentFiles,
+    close_dataset,
+    find_datasets,
+    known_facts,
+)
+from moaa_ray.training_stage.progress import TrainingProgress
+
+_CHECKPOINTS_A_RUN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSummary:
+    """What a training stage did; metrics/<stage>.json."""
+
+    stage: str
+    run_dir: str
+    num_rows: int
+    num_units: int
+    num_validation_units: int
+    num_tokens: int
+    """In the training units, once."""
+    dropped: dict[str, int]
+    num_steps: int
+    last: dict[str, float]
+    """The last step's metrics."""
+    best_validation: dict[str, float]
+
+    def text(self) -> str:
+        """A few lines for people."""
+        kind = "packs" if self.stage == "sft" else "pairs"
+        held_out = f", {self.num_validation_units:,} kept for validation" if self.num_validation_units else ""
+        lines = [
+            f"{self.stage}: {self.num_rows:,} rows, {self.num_units:,} {kind} of {self.num_tokens:,} tokens{held_out}; "
+            f"{self.last['step'] + 1:,} of {self.num_steps:,} steps, loss {self.last['loss']:.4f}"
+        ]
+        if self.dropped:
+            lines.append("  dropped: " + ", ".join(f"{rule} {n:,}" for rule, n in sorted(self.dropped.items())))
+        if self.best_validation:
+            shown = ", ".join(
+                f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
+            )
+            lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
+        lines.append(f"  model: {self.run_dir}/models/{self.stage}   curve: {self.run_dir}/metrics/{self.stage}.png")
+        return "\n".join(lines)
+
+
+def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None = None) -> TrainingSummary:
+    """Run a training stage to its end; called again it goes on.
+
+    Raises ConfigError and DataError before anything starts, StageError when it stops short, FencedError when another
+    driver takes the run over.
+    """
+    store, config = open_store(loaded.run_dir), _section(loaded, stage)
+    student = _student(loaded, stage)
+    datasets = find_datasets(store, stage, config, student, seed=loaded.recipe.seed, base_dir=loaded.base_dir)
+    _check(config, stage)
+    fingerprint = _fingerprint(loaded, config, student, datasets)
+    if (done := _finished(store, stage, fingerprint)) is not None:
+        return done
+    join_run(store, loaded)
+    epoch = commit.take_epoch(store, commit.owner_record())
+    set_stage(store, stage, status="running", epoch=epoch.number)
+    with TrainingProgress(store, stage, console=console) as progress:
+        prepared, num_steps = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
+    summary = _summary(store, stage, prepared, num_steps)
+    commit.check_owner(store, epoch)
+    _write(store, loaded, stage, summary, fingerprint)
+    set_stage(store, stage, status="done", epoch=epoch.number, steps=num_steps)
+    return summary
+
+
+def _section(loaded: LoadedTraining, stage: Stage) -> SftConfig | DpoConfig:
+    return loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo
+
+
+def _student(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
+    """Where training starts from: the recipe's student, for DPO the model that SFT left."""
+    recipe, base = loaded.recipe, loaded.base_dir
+    template = recipe.student.chat_template
+    text = Path(resolve_path(base, template)).read_text(encoding="utf-8") if template else ""
+    place, revision = resolve_model(base, recipe.student.model), recipe.student.revision
+    if stage == "dpo":
+        place, revision = f"{loaded.run_dir}/models/sft", ""
+        if recipe.dpo.student:
+            place = resolve_model(base, recipe.dpo.student)
+        elif not open_store(place).exists("config.json"):
+            raise ConfigError(
+                f"{place}: no model there to start dpo from; run `moaa train sft` first, or set dpo.student"
+            )
+        else:
+            text = ""  # the export holds the template that SFT trained with
+    digest = digest_of_model(student_folder(place, revision))
+    return StudentFiles(place=place, revision=revision, digest=digest, chat_template=text)
+
+
+def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:
+    if config.workers != "auto":
+        check_divides(config.batch, config.workers, config.micro_batch)
+
+
+def _fingerprint(
+    loaded: LoadedTraining, config: SftConfig | DpoConfig, student: StudentFiles, datasets: list[Dataset]
+) -> dict[str, str]:
+    units = {f"data.{i}": dataset.folder.rsplit("/", 1)[-1] for i, dataset in enumerate(datasets)}
+    fields = section_fingerprint(config, without=("data", "student"))
+    return {**fields, **units, "student": student.digest, "seed": str(loaded.recipe.seed)}
+
+
+def _finished(store: Store, stage: Stage, fingerprint: dict[str, str]) -> TrainingSummary | None:
+    """The summary of a stage that has been run to its end with this very recipe."""
+    path = f"metrics/{stage}.json"
+    if not store.exists(path):
+        return None
+    record = json.loads(store.read(path))
+    if record["fingerprint"] == fingerprint and store.exists(f"models/{stage}/config.json"):
+        return TrainingSummary(**record["summary"])
+    changed = sorted(
+        k for k in {*record["fingerprint"], *fingerprint} if record["fingerprint"].get(k) != fingerprint.get(k)
+    )
+    raise ConfigError(
+        f"{store.uri}/models/{stage} was trained with another recipe ({', '.join(changed[:8])} differ); give another "
+        f"run_dir, put the recipe back, or remove models/{stage}, checkpoints/{stage} and metrics/{stage}.json"
+    )
+
+
+def _train(
+    loaded: LoadedTraining,
+    stage: Stage,
+    student: StudentFiles,
+    datasets: list[Dataset],
+    fingerprint: dict[str, str],
+    epoch: commit.Epoch,
+    progress: TrainingProgress,
+) -> tuple[list[Prepared], int]:
+    """Everything that needs Ray: the units, then the steps."""
+    from moaa_ray.generation.session import session
+    from moaa_ray.training.trainer import prepare, run_training
+    from moaa_ray.training_stage.jobs import make_job, workers_of
+
+    store, config = open_store(loaded.run_dir), _section(loaded, stage)
+    slots = config.num_cpus * (config.workers if config.workers != "auto" else 1)
+    with session(loaded.recipe.ray, cpu_slots=slots, with_dashboard=True):
+        workers = workers_of(config)
+        check_divides(config.batch, workers.num, config.micro_batch)
+        prepared = []
+        for dataset in datasets:
+            if dataset.is_prepared(store):
+                prepared.append(known_facts(store, dataset))
+                continue
+            progress.note(f"{stage}: tokenising {dataset.config.path}")
+            prepared.append(close_dataset(store, stage, dataset, prepare(dataset.tasks)))
+        plan = BatchPlan(
+            sources=tuple(dataset.source(store) for dataset in datasets),
+            batch=config.batch,
+            epochs=config.epochs,
+            seed=loaded.recipe.seed,
+        )
+        job = make_job(
+            loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,
+            num_held_out=sum(part.num_validation_units for part in prepared),
+            checkpoint_every=config.checkpoint_every or max(1, math.ceil(plan.num_steps / _CHECKPOINTS_A_RUN)),
+        )  # fmt: skip
+        progress.begin(plan, workers.num)
+        run_training(job, workers, attempt=f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}", watch=progress.show)
+    return prepared, plan.num_steps
+
+
+def _summary(store: Store, stage: Stage, prepared: list[Prepared], num_steps: int) -> TrainingSummary:
+    from moaa_ray.training.metrics import read_metrics
+
+    lines = read_metrics(store, f"metrics/{stage}.jsonl")
+    if not lines or not store.exists(f"models/{stage}/config.json"):
+        raise StageError(f"{stage}: training ended without a model in {store.uri}/models/{stage}; run it again")
+    validated = [line for line in lines if "validation_loss" in line]
+    best = min(validated, key=lambda line: line["validation_loss"], default={})
+    dropped: dict[str, int] = {}
+    for part in prepared:
+        for rule, n in part.dropped.items():
+            dropped[rule] = dropped.get(rule, 0) + n
+    return TrainingSummary(
+        stage=stage,
+        run_dir=store.uri,
+        num_rows=sum(part.num_rows for part in prepared),
+        num_units=sum(part.num_units for part in prepared),
+        num_validation_units=sum(part.num_validation_units for part in prepared),
+        num_tokens=sum(part.num_tokens for part in prepared),
+        dropped=dropped,
+        num_steps=num_steps,
+        last=lines[-1],
+        best_validation={k: v for k, v in best.items() if k == "step" or k.startswith("validation_")},
+    )
+
+
+def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: TrainingSummary, fingerprint: dict) -> None:
+    """The curve, the model card with its numbers, and last the summary, which says that the stage is done."""
+    from moaa_ray.training.metrics import read_metrics
+    from moaa_ray.training_stage.curve import curve_png
+
+    store.put(f"metrics/{stage}.png", curve_png(read_metrics(store, f"metrics/{stage}.jsonl"), title=stage))
+    store.put(f"models/{stage}/README.md", model_card(loaded, stage, summary.last, summary.best_validation).encode())
+    record = {"summary": asdict(summary), "fingerprint": fingerprint}
+    store.put(f"metrics/{stage}.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,224 @@
+"""Rows into packs and pairs: each row in exactly one place, nothing cut that must not be, the split by prompt."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moaa_ray.data.documents import Document, DocumentError, DocumentTokenizer
+from moaa_ray.data.units import UnitSettings, fit, is_validation, pair_units, prompt_id, sft_units
+from tests.data.test_documents import QWEN, counted, talk
+from tests.engines.test_chat_templates import make_tokenizer
+
+TOKENIZER = make_tokenizer("qwen3", template=QWEN)
+MAKER = DocumentTokenizer(TOKENIZER)
+ROW_TOKENS = 23
+"""Of talk("a", "b"): 9 + 11 + 3 tokens, as test_documents.py counts them, of which 2 count."""
+
+
+def the(*, max_tokens=100, over_long="drop", validation_fraction=0.0, **more) -> UnitSettings:
+    return UnitSettings(max_tokens=max_tokens, over_long=over_long, validation_fraction=validation_fraction, **more)
+
+
+def document(tokens, counts) -> Document:
+    return Document(tokens=np.array(tokens, np.int32), counts=np.array(counts, bool))
+
+
+def row(row_id, *texts, flags=None):
+    return {"id": row_id, "messages": talk(*texts), "flags": flags}
+
+
+def pair(row_id, chosen, rejected, **more):
+    answers = {"chosen": talk("x", chosen)[1:], "rejected": talk("x", rejected)[1:]}
+    return {"id": row_id, "prompt": talk("a"), **answers, **more}
+
+
+def refused(rows, settings=None, *, make=sft_units) -> list[tuple[str, str]]:
+    sets = make(rows, MAKER, settings or the())
+    assert sets.dropped == Counter(refusal.rule for refusal in sets.refusals)
+    return [(refusal.id, refusal.rule) for refusal in sets.refusals]
+
+
+def test_a_document_that_fits_stays_as_it_is():
+    given_one = document([1, 2, 3], [0, 1, 0])
+    assert fit(given_one, 3, over_long="drop") is given_one
+    assert fit(given_one, 3, over_long="truncate") is given_one
+
+
+def test_a_document_that_is_too_long_is_refused_with_its_length():
+    with pytest.raises(DocumentError, match="3 tokens, max_tokens is 2") as caught:
+        fit(document([1, 2, 3], [0, 1, 0]), 2, over_long="drop")
+    assert caught.value.rule == "over_long"
+
+
+def test_a_document_cut_at_the_end_ends_in_a_token_that_counts():
+    cut = fit(document([1, 2, 3, 4, 5, 6, 7], [0, 1, 1, 0, 0, 1, 1]), 5, over_long="truncate")
+    assert (cut.tokens.tolist(), cut.counts.tolist()) == ([1, 2, 3], [False, True, True])
+
+
+def test_a_document_with_no_completion_within_the_length_is_refused():
+    for counts in ([0, 0, 0, 1], [1, 0, 0, 1]):  # a first token is never predicted
+        with pytest.raises(DocumentError) as caught:
+            fit(document([1, 2, 3, 4], counts), 3, over_long="truncate")
+        assert caught.value.rule == "over_long_prompt"
+
+
+def test_short_rows_share_a_pack_and_keep_their_order():
+    rows = [row(name, "a", "b") for name in "pqrst"]
+    sets = sft_units(rows, MAKER, the(max_tokens=2 * ROW_TOKENS))
+    assert [unit.ids for unit in sets.train] == [("p", "q"), ("r", "s"), ("t",)]
+    assert [unit.num_tokens for unit in sets.train] == [46, 46, 23]
+    assert [unit.num_targets for unit in sets.train] == [4, 4, 2]
+    assert (sets.validation, sets.dropped, sets.refusals) == ([], {}, [])
+
+
+def test_without_packing_every_row_is_a_unit():
+    rows = [row(name, "a", "b") for name in "pqr"]
+    sets = sft_units(rows, MAKER, the(packing=False))
+    assert [unit.ids for unit in sets.train] == [("p",), ("q",), ("r",)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 60), max_size=20),
+    packing=st.booleans(),
+    fraction=st.sampled_from([0.0, 0.3]),
+    over_long=st.sampled_from(["drop", "truncate"]),
+)
+def test_every_row_is_in_one_unit_or_refused_and_packing_keeps_every_token(lengths, packing, fraction, over_long):
+    rows = [row(f"r{i}", "a" * (length % 7), "b" * length) for i, length in enumerate(lengths)]
+    how = the(max_tokens=50, packing=packing, validation_fraction=fraction, over_long=over_long)
+    sets = sft_units(rows, MAKER, how)
+    ids = [row_id for unit in (*sets.train, *sets.validation) for row_id in unit.ids]
+    assert sorted([*ids, *(refusal.id for refusal in sets.refusals)]) == sorted(r["id"] for r in rows)
+    found = {i: d for unit in (*sets.train, *sets.validation) for i, d in zip(unit.ids, unit.documents, strict=True)}
+    for one in rows:
+        if one["id"] in found:
+            whole = MAKER.conversation(one["messages"]).tokens.tolist()
+            tokens = found[one["id"]].tokens.tolist()
+            assert tokens == (whole if len(whole) <= 50 else whole[: len(tokens)])
+    assert all(unit.num_tokens <= 50 for unit in (*sets.train, *sets.validation))
+    assert all(is_validation(i, fraction) for unit in sets.validation for i in unit.ids)
+    assert not any(is_validation(i, fraction) for unit in sets.train for i in unit.ids)
+
+
+def test_validation_takes_its_part_of_the_ids_the_same_in_sft_and_dpo():
+    names = [f"r{i}" for i in range(400)]
+    how = the(validation_fraction=0.25)
+    of_sft = sft_units([row(name, "a", "b") for name in names], MAKER, how)
+    of_dpo = pair_units([pair(name, "b", "c") for name in names], MAKER, how)
+    held_out = {row_id for unit in of_sft.validation for row_id in unit.ids}
+    assert held_out == {unit.ids[0] for unit in of_dpo.validation}
+    assert 80 < len(held_out) < 120
+    assert not any(is_validation(name, 0.0) for name in names)
+    assert held_out >= {name for name in names if is_validation(name, 0.1)}
+
+
+def test_a_row_without_an_id_gets_one_from_its_prompt_in_sft_and_dpo_alike():
+    answers = {"chosen": talk("x", "b")[1:], "rejected": talk("x", "c")[1:]}
+    sft = sft_units([{"messages": talk("a", "b")}], MAKER, the()).train[0].ids
+    dpo = pair_units([{"id": None, "prompt": talk("a"), **answers}], MAKER, the()).train[0].ids
+    assert sft == dpo == (prompt_id(talk("a")),)
+    assert len(sft[0]) == 20
+    assert prompt_id(talk("a")) != prompt_id(talk("b"))
+
+
+def test_a_completion_flagged_as_truncated_is_not_taught_to_end():
+    def texts(*turns, flags):
+        unit = sft_units([row("r", *turns, flags=flags)], MAKER, the()).train[0]
+        return counted(TOKENIZER, unit.documents[0])
+
+    assert texts("a", "b", flags=["role_tokens_plain"]) == ["b<|im_end|>"]
+    assert texts("a", "b", flags=["truncated"]) == ["b"]
+    assert texts("a", "b", "c", "d", flags=["truncated"]) == ["b<|im_end|>", "d"]
+    assert texts("a", "b", "c", "d", flags=["truncated:0"]) == ["b", "d<|im_end|>"]
+    assert texts("a", "b", "c", "d", flags=["truncated:0", "truncated:1"]) == ["b", "d"]
+
+
+def test_a_flag_that_names_a_turn_without_an_answer_is_refused():
+    for named in ("truncated:1", "truncated:2"):
+        assert refused([row("r", "a", "b", "c", flags=[named])]) == [("r", "wrong_type")]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"id": 7}, "column 'id' holds a int"),
+        ({"messages": "Hi"}, "column 'messages' holds a str"),
+        ({"messages": None}, "column 'messages' holds a NoneType"),
+        ({"messages": [{"role": "user"}]}, "column 'messages': message 1 lacks"),
+        ({"messages": [*talk("a"), "b"]}, "column 'messages': message 2 lacks"),
+        ({"messages": talk("a", "\ud800")}, "column 'messages': message 2 holds half a character"),
+        ({"flags": "truncated"}, "column 'flags' holds 'truncated'"),
+        ({"flags": [1]}, r"column 'flags' holds \[1\]"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_by_its_name(broken, said):
+    import re
+
+    sets = sft_units([row("good", "a", "b"), row("r", "a", "b") | broken], MAKER, the())
+    assert [refusal.rule for refusal in sets.refusals] == ["wrong_type"]
+    assert re.match(said, sets.refusals[0].detail)
+    assert [unit.ids for unit in sets.train] == [("good",)]
+
+
+def test_rows_that_no_document_can_be_made_of_are_refused_by_rule():
+    rows = [row("p", "a"), row("q", "a", " "), row("r", "a", "b" * 90)]
+    assert refused(rows) == [("p", "no_assistant"), ("q", "empty_completion"), ("r", "over_long")]
+
+
+def test_a_pair_is_two_documents_chosen_first_that_count_the_completion_alone():
+    prompt = talk("a", "b", "c")
+    one = {"id": "r", "prompt": prompt, "chosen": talk("x", "good")[1:], "rejected": talk("x", "bad")[1:]}
+    unit = pair_units([one], MAKER, the()).train[0]
+    assert unit.ids == ("r",)
+    assert [counted(TOKENIZER, d) for d in unit.documents] == [["good<|im_end|>"], ["bad<|im_end|>"]]
+
+
+def test_a_prompt_repeated_at_the_start_of_a_completion_is_there_once():
+    short = pair_units([pair("r", "good", "bad")], MAKER, the()).train[0]
+    repeated = {"id": "r", "prompt": talk("a"), "chosen": talk("a", "good"), "rejected": talk("a", "bad")}
+    whole = pair_units([repeated], MAKER, the()).train[0]
+    for left, right in zip(short.documents, whole.documents, strict=True):
+        assert left.tokens.tolist() == right.tokens.tolist()
+        assert left.counts.tolist() == right.counts.tolist()
+
+
+def test_the_truncated_one_of_a_pair_is_not_taught_to_end():
+    for flag, expected in (
+        ("chosen_truncated", [["good"], ["bad<|im_end|>"]]),
+        ("rejected_truncated", [["good<|im_end|>"], ["bad"]]),
+    ):
+        unit = pair_units([pair("r", "good", "bad", flags=[flag])], MAKER, the()).train[0]
+        assert [counted(TOKENIZER, d) for d in unit.documents] == expected
+
+
+def test_a_pair_of_equal_completions_is_refused_also_when_only_the_length_makes_them_equal():
+    assert refused([pair("r", "same", "same")], make=pair_units) == [("r", "same_completions")]
+    late = [pair("r", "b" * 40 + "x", "b" * 40 + "y")]
+    assert refused(late, the(max_tokens=40, over_long="truncate"), make=pair_units) == [("r", "same_completions")]
+    assert refused(late, the(max_tokens=200), make=pair_units) == []
+
+
+def test_a_pair_with_one_document_too_long_is_refused_or_cut_by_the_same_rule():
+    rows = [pair("r", "b" * 90, "c")]
+    assert refused(rows, make=pair_units) == [("r", "over_long")]
+    unit = pair_units(rows, MAKER, the(over_long="truncate")).train[0]
+    assert [len(d.tokens) for d in unit.documents] == [100, ROW_TOKENS]
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+def test_a_pair_without_one_of_its_columns_is_refused_by_name(column):
+    rows = [{k: v for k, v in pair("r", "b", "c").items() if k != column}]
+    sets = pair_units(rows, MAKER, the())
+    assert sets.refusals[0].rule == "wrong_type"
+    assert f"column {column!r}" in sets.refusals[0].detail
+
+
+def test_rows_are_left_as_they_were():
+    rows = [row("r", "a", "b", flags=["truncated"]), row("s", "a", "b" * 90)]
+    before = repr(rows)
+    sft_units(rows, MAKER, the(over_long="truncate"))
+    assert repr(rows) == before

@@ -1,0 +1,141 @@
+"""The whole loop in one process: it learns, goes on at its exact step, validates, stops early, exports."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from moaa_ray.data.store import open_store  # noqa: E402
+from moaa_ray.errors import ConfigError, FencedError, StageError  # noqa: E402
+from moaa_ray.training import loop  # noqa: E402
+from moaa_ray.training.job import Cadence, Rates  # noqa: E402
+from moaa_ray.training.loop import train  # noqa: E402
+from moaa_ray.training.metrics import read_metrics  # noqa: E402
+from moaa_ray.training.strategies.base import World  # noqa: E402
+from tests.training.jobs import make_job, make_student  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student"))
+
+
+def metrics(job) -> list[dict]:
+    return read_metrics(open_store(job.run_uri), job.metrics_path)
+
+
+def weights(job) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(Path(job.run_uri) / job.model_path / "model.safetensors")
+
+
+@pytest.fixture(scope="module", params=["sft", "dpo"])
+def unbroken(request, student, tmp_path_factory):
+    job = make_job(tmp_path_factory.mktemp("unbroken"), student, request.param)
+    train(job, World())
+    return job
+
+
+def test_every_step_is_told_once_and_the_model_learns(unbroken):
+    lines = metrics(unbroken)
+    assert [line["step"] for line in lines] == list(range(unbroken.plan.num_steps))
+    assert sum(line["loss"] for line in lines[-3:]) < sum(line["loss"] for line in lines[:3])
+    validated = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(validated) == 2
+    if unbroken.stage == "dpo":
+        assert lines[0]["loss"] == pytest.approx(0.6931471805599453, abs=1e-6)
+        assert lines[0]["margin"] == pytest.approx(0.0, abs=1e-6)
+        assert 0 <= lines[-1]["longer_wins"] <= 1
+
+
+def test_killed_at_any_step_it_ends_with_the_bits_of_an_unbroken_run(unbroken, student, tmp_path, monkeypatch):
+    job = make_job(tmp_path, student, unbroken.stage)
+    real = loop.take_step
+    for dies_at in (2, 5, 6):
+
+        def dies(parts, state, data, *, rate, dies_at=dies_at):
+            if state.next_step == dies_at:
+                raise KeyboardInterrupt
+            return real(parts, state, data, rate=rate)
+
+        monkeypatch.setattr(loop, "take_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(job, World())
+    monkeypatch.setattr(loop, "take_step", real)
+    train(job, World())
+    told = ("step", "loss", "grad_norm", "learning_rate")
+    assert [[line[k] for k in told] for line in metrics(job)] == [[line[k] for k in told] for line in metrics(unbroken)]
+    ours, theirs = weights(job), weights(unbroken)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_finished_job_only_exports_again(unbroken):
+    before = weights(unbroken)
+    state = train(unbroken, World())
+    assert state.is_over
+    assert len(metrics(unbroken)) == unbroken.plan.num_steps
+    assert all(torch.equal(before[name], value) for name, value in weights(unbroken).items())
+
+
+def test_the_model_loads_with_transformers_and_says_what_it_is(unbroken):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path(unbroken.run_uri) / unbroken.model_path
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template
+    assert model(torch.tensor([[1, 2, 3]])).logits.shape[-1] == model.config.vocab_size
+    assert (folder / "README.md").read_text() == "# A student\n"
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_training_stops_when_validation_gets_worse_and_exports_the_best(student, tmp_path):
+    cadence = Cadence(checkpoint_every=100, validate_every=1, early_stopping=2, export="best", is_async=False)
+    job = make_job(tmp_path, student, cadence=cadence, rates=Rates(peak=0.5, kind="constant", warmup_ratio=0.0))
+    state = train(job, World())
+    losses = [line["validation_loss"] for line in metrics(job)]
+    assert len(losses) < job.plan.num_steps
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert (state.best_step, state.num_worse) == (best + 1, 2)
+    short = make_job(tmp_path / "short", student, cadence=cadence, rates=job.rates)
+    short = replace(short, cadence=replace(cadence, early_stopping=None, export="last"))
+    stop_after(short, best + 1)
+    assert all(torch.equal(weights(job)[name], value) for name, value in weights(short).items())
+
+
+def stop_after(job, num_steps: int) -> None:
+    """Train only the first steps and export."""
+    parts, state = loop._start(job, World())
+    feed = loop.Feed(parts.units, job.plan, World(), micro_batch=job.micro_batch, ref_sums=None)
+    for step, data in feed.steps(0):
+        if step == num_steps:
+            break
+        loop.take_step(parts, state, data, rate=loop.rate_at(job, step))
+    loop._finish(parts, state)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_rows(student, tmp_path):
+    job = make_job(tmp_path, student, rates=Rates(peak=1e30, kind="constant", warmup_ratio=0.0))
+    with pytest.raises(StageError, match=r"step [1-9]: loss .*nan.*the rows were r\d+, .*Lower the learning rate"):
+        train(job, World())
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(unbroken, student):
+    job = replace(unbroken, fingerprint={"seed": "4"})
+    with pytest.raises(ConfigError, match="another run"):
+        train(job, World())
+
+
+def test_a_driver_that_was_taken_over_writes_no_checkpoint(student, tmp_path):
+    job = make_job(tmp_path, student)
+    make_job(tmp_path, student)
+    with pytest.raises(FencedError):
+        train(job, World())
+    assert not (tmp_path / "checkpoints").exists()
