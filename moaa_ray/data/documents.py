@@ -141,7 +141,7 @@ class DocumentTokenizer:
         turn = _Turn(start=len(prompt), content_end=len(so_far) - len(tail), end=len(so_far) - len(tail) + ended)
         if not so_far.endswith(tail) or ended == 0:
             raise DocumentError("template", f"the chat template does not end {number} as it ends others of its kind")
-        if not (so_far.startswith(prompt) and text.startswith(so_far)) or turn.start > turn.content_end:
+        if not (so_far.startswith(prompt) and text.startswith(so_far)):
             raise DocumentError(
                 "not_incremental",
                 f"the chat template writes {number}, or what stands before it, in another way than it asks for it; "

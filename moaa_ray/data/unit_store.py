@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from moaa_ray.data.documents import Document
 from moaa_ray.data.manifest import Manifest, Shard, parse_manifest
-from moaa_ray.data.schemas import SCHEMA_KEY, check_schema, schema_name
+from moaa_ray.data.schemas import SCHEMA_KEY, schema_name
 from moaa_ray.data.store import Store
 from moaa_ray.data.units import Unit
 from moaa_ray.errors import DataError
@@ -150,13 +150,10 @@ class UnitStore:
             num_bytes = opened.seek(0, io.SEEK_END)
             if num_bytes != shard.bytes:
                 raise self._damaged(file, f"{num_bytes} bytes instead of {shard.bytes}")
-            opened.seek(0)
-            reader = pa.ipc.open_file(pa.PythonFile(opened, mode="r"))
-            check_schema(reader.schema, UNITS, where=f"{self._store.uri}/{self._folder}/{shard.name}")
+            return opened, pa.ipc.open_file(pa.PythonFile(opened, mode="r"))
         except BaseException:
             opened.close()
             raise
-        return opened, reader
 
     def _damaged(self, file: int, why: str) -> DataError:
         path = f"{self._store.uri}/{self._folder}/{self.manifest.shards[file].name}"

@@ -21,18 +21,18 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from moaa_ray.data.store import Store
-from moaa_ray.training.tensor_files import DTYPES, new_file, read_header, read_part, write_header, write_tensor
+from moaa_ray.training.tensor_files import DTYPES, Layout, new_file, read_header, read_part, write_header, write_tensor
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class TensorWriter(StorageWriter):
-    """Writes each worker's tensors into a file of its own; when all are durable, the first worker's `publish` is told."""
+    """Writes each worker's tensors into a file of its own; the first worker publishes when all are durable."""
 
     def __init__(self, store: Store, folder: str, publish: Callable[[dict[str, int]], None]):
         """publish takes the files of the folder, with their bytes."""

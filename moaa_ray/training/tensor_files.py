@@ -89,7 +89,7 @@ def write_header(stream: IO[bytes], layouts: Mapping[str, Layout]) -> int:
 
 def write_tensor(stream: IO[bytes], tensor: Tensor) -> None:
     """Append a tensor's bytes."""
-    view = memoryview(_bytes_of(tensor.detach().cpu().contiguous()).numpy())
+    view = _bytes_of(tensor.detach().cpu().contiguous())
     for start in range(0, len(view), _PIECE_BYTES):
         stream.write(view[start : start + _PIECE_BYTES])
 
@@ -113,21 +113,25 @@ def read_header(stream: IO[bytes]) -> dict[str, Layout]:
 
 
 def read_part(stream: IO[bytes], layout: Layout, offsets: Sequence[int], sizes: Sequence[int]) -> Tensor:
-    """The box of `sizes` at `offsets` of a stored tensor, on the CPU; whole rows are read. Raises DataError at its end."""
+    """The box of `sizes` at `offsets` of a stored tensor, on the CPU; whole rows are read.
+
+    Raises DataError where the file ends before.
+    """
     rows, first = (sizes[0], offsets[0]) if layout.shape else (1, 0)
     row_shape = layout.shape[1:]
     row_bytes = prod(row_shape) * layout.dtype.itemsize
     read = torch.empty((rows, *row_shape) if layout.shape else (), dtype=layout.dtype)
     stream.seek(layout.start + first * row_bytes)
-    if _read_into(stream, memoryview(_bytes_of(read).numpy())) < read.nbytes:
+    if _read_into(stream, _bytes_of(read)) < read.nbytes:
         raise DataError(f"a safetensors file ends before its tensor of shape {list(layout.shape)}; it is damaged")
     for dim in range(1, len(layout.shape)):
         read = read.narrow(dim, offsets[dim], sizes[dim])
     return read
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore
 
 
 def _read_into(stream: IO[bytes], view: memoryview) -> int:

@@ -25,7 +25,7 @@ _HEAD = "lm_head.weight"
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name in the model's own files, from its name in a student, whatever a strategy wrapped around it."""
+    """A parameter's name in the model's own files, from its name in a student, whatever is wrapped around that."""
     return name.replace("_checkpoint_wrapped_module.", "").removeprefix("module.").removeprefix("model.")
 
 
@@ -173,7 +173,7 @@ def _check_config(folder: Path) -> None:
         raise ConfigError(f"{path} is not JSON: {error}; copy the model once more") from error
     if "auto_map" in config:
         raise ConfigError(
-            f"{path} has auto_map, which would run code that came with the model; choose a model that transformers knows"
+            f"{path} has auto_map, which would run code that came with the model; choose one that transformers knows"
         )
     if "quantization_config" in config:
         raise ConfigError(f"{path} has quantization_config: training needs unquantised weights; choose those")
@@ -222,7 +222,7 @@ def _parameters_without_storage() -> Iterator[None]:
             param = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
         register(module, name, param)
 
-    nn.Module.register_parameter = register_on_meta
+    nn.Module.register_parameter = register_on_meta  # pyright: ignore
     try:
         yield
     finally:

@@ -152,21 +152,36 @@ def test_of_prompt_and_completion_only_the_completion_counts(tokenizers, makers)
 
 
 def test_a_token_that_reaches_over_the_beginning_of_a_completion_does_not_count():
-    """The tokenizer joins the prompt's last newline with the completion's first; offsets trimmed of blanks hide it."""
+    """The tokenizer joins the prompt's last blank with the completion's first; offsets trimmed of blanks hide it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {letter: i for i, letter in enumerate([*alphabet, "ĊĊ"])}
-    tokenizer = make_tokenizer("qwen3", template=QWEN)
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", "Ċ")]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocab = {letter: i for i, letter in enumerate([*alphabet, "ĠĠ"])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "Ġ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)
-    joined = type(tokenizer)(tokenizer_object=backend, eos_token="<|im_end|>")
-    joined.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    document = DocumentTokenizer(joined, chat_template=QWEN).conversation(talk("a", "\n b"))
-    assert vocab["ĊĊ"] in document.tokens.tolist()
-    assert counted(joined, document) == [" b<|im_end|>"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    document = DocumentTokenizer(tokenizer, chat_template=template).conversation(talk("a", " b"))
+    assert vocab["ĠĠ"] in document.tokens.tolist()
+    assert counted(tokenizer, document) == ["b<|end|>"]
+
+
+def test_a_content_that_joins_with_the_template_leaves_the_later_ones_in_their_place():
+    """Under NFKC the first content joins the ">" before it, so that texts are encoded one by one."""
+    template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    more = ("<|user|>", "<|assistant|>", "<|end|>")
+    tokenizer = make_tokenizer("qwen3", is_normalised=True, template=template, more=more)
+    document = DocumentTokenizer(tokenizer).conversation(talk("\u0338x", "Hello.", "Go on.", "No."))
+    assert counted(tokenizer, document) == ["Hello.<|end|>", "No.<|end|>"]
 
 
 PIECES = ["Hi.", " ", "\n", "ü", "世", "🌍", "  x", "<", "|", "<|im_end|>", "<|im", "_end|>", "</s>", "[INST]"]
@@ -241,6 +256,42 @@ def test_a_system_text_that_moves_with_the_conversation_is_refused(makers):
     with pytest.raises(DocumentError) as caught:
         makers["mistral"].conversation(talk("Hi", "Hello.", system="Be kind."))
     assert caught.value.rule == "not_incremental"
+
+
+def test_a_template_that_asks_in_other_words_than_it_writes_is_refused():
+    """Such as one that asks with an open thought, and writes none."""
+    template = QWEN.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>' }}{% endif %}")
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=template))
+    with pytest.raises(DocumentError) as caught:
+        maker.conversation(talk("Hi", "A long answer."))
+    assert caught.value.rule == "not_incremental"
+
+
+@pytest.mark.parametrize(("ends", "number"), [("m.content != 'No.'", 2), ("loop.index0 < 2", 4)])
+def test_an_assistant_turn_that_the_template_does_not_end_is_refused(ends, number):
+    template = QWEN.replace(" + '<|im_end|>\\n' }}", " }}{% if " + ends + " %}{{ '<|im_end|>\\n' }}{% endif %}")
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=template))
+    maker.conversation(talk("Hi", "Hello."))
+    with pytest.raises(DocumentError, match=f"does not end message {number} of 4") as caught:
+        maker.conversation(talk("Hi", "No.", "Go on.", "Hello."))
+    assert caught.value.rule == "template"
+
+
+def test_a_completion_of_which_the_template_leaves_nothing_is_refused():
+    template = QWEN.replace("m.content", "m.content.split('</think>')[-1]")
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=template))
+    with pytest.raises(DocumentError, match="leaves nothing of message 2 of 2") as caught:
+        maker.conversation(talk("Hi", "<think>Hm.</think>"))
+    assert caught.value.rule == "empty_completion"
+
+
+def test_a_completion_with_nothing_before_it_has_no_token_to_predict():
+    """One letter, cut, at the very beginning: a first token is never predicted."""
+    template = "{% for m in messages %}{{ m.content }}{% if m.role != 'user' %}<|im_end|>{% endif %}{% endfor %}"
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=template))
+    with pytest.raises(DocumentError) as caught:
+        maker.conversation(talk("", "b"), cut_turns={0})
+    assert caught.value.rule == "empty_completion"
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,12 @@ def test_a_completion_flagged_as_truncated_is_not_taught_to_end():
     assert texts("a", "b", "c", "d", flags=["truncated:0", "truncated:1"]) == ["b", "d"]
 
 
+def test_a_flag_numbers_user_turns_also_where_not_every_one_has_an_answer():
+    messages = [*talk("a"), *talk("a", "b", "c", "d")]
+    sets = sft_units([{"id": "r", "messages": messages, "flags": ["truncated:1"]}], MAKER, the())
+    assert counted(TOKENIZER, sets.train[0].documents[0]) == ["b", "d<|im_end|>"]
+
+
 def test_a_flag_that_names_a_turn_without_an_answer_is_refused():
     for named in ("truncated:1", "truncated:2"):
         assert refused([row("r", "a", "b", "c", flags=[named])]) == [("r", "wrong_type")]
@@ -193,6 +199,9 @@ def test_the_truncated_one_of_a_pair_is_not_taught_to_end():
     ):
         unit = pair_units([pair("r", "good", "bad", flags=[flag])], MAKER, the()).train[0]
         assert [counted(TOKENIZER, d) for d in unit.documents] == expected
+    longer = pair("r", "", "bad", flags=["chosen_truncated"]) | {"chosen": talk("x", "b", "c", "d")[1:]}
+    unit = pair_units([longer], MAKER, the()).train[0]
+    assert counted(TOKENIZER, unit.documents[0]) == ["b<|im_end|>", "d"]
 
 
 def test_a_pair_of_equal_completions_is_refused_also_when_only_the_length_makes_them_equal():

@@ -258,6 +258,20 @@ def test_a_template_that_prints_the_date_prints_the_same_one_every_day(tokenizer
     assert tokenizers["chatml"].decode(ids) == "Today is 26 Jul 2024.\nHi"
 
 
+@pytest.mark.parametrize("is_prompt", [True, False])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_token_knows_which_part_of_the_text_it_stands_for(template, is_prompt, tokenizers, chats):
+    messages = [user(f"one {NEW_SYSTEM_TURN[template]} two"), assistant("three four"), user("five")]
+    encoded = chats[template].trace(messages, is_prompt=is_prompt)
+    assert encoded.was_forged
+    assert [encoded.text[start:end] for start, end in encoded.offsets] == [
+        tokenizers[template].decode([token]) for token in encoded.ids
+    ]
+    assert encoded.text == tokenizers[template].apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=is_prompt
+    )
+
+
 class BareTokenizer:
     """As much of a tokenizer as is looked at before it is refused."""
 

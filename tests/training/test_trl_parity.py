@@ -1,4 +1,4 @@
-"""The same messages give the same tokens, loss and gradients as TRL's own trainers: tokenising, masking, packing, losses.
+"""The same messages give the same tokens, loss and gradients as TRL's own trainers do.
 
 Both sides start from messages and from copies of one small random Llama in float32; TRL's side is its trainer's own
 dataset, collator and compute_loss.
@@ -35,7 +35,13 @@ MARKED = LLAMA3.replace(
 
 CONVERSATIONS = [
     [("user", "Where does the river go?"), ("assistant", "To the sea, by many turns.")],
-    [("system", "Be brief."), ("user", "Name a color."), ("assistant", "Green."), ("user", "Two!"), ("assistant", "Red.")],
+    [
+        ("system", "Be brief."),
+        ("user", "Name a color."),
+        ("assistant", "Green."),
+        ("user", "Two!"),
+        ("assistant", "Red."),
+    ],
     [("user", "Count."), ("assistant", "One, two, three, four, five, six, seven, eight, nine, ten.")],
     [("user", "A longer question about the weather of next week, and the one after it?"), ("assistant", "Rain.")],
     [("user", "Hi"), ("assistant", "Hello! What would you like to know about bread, salt and water?")],
@@ -110,7 +116,7 @@ def loss_and_gradients(trainer: Any) -> tuple[dict[str, Any], float, dict[str, A
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, dict(batch))
     loss.backward()
-    return batch, float(loss), {name: p.grad for name, p in trainer.model.named_parameters()}
+    return batch, float(loss.detach()), {name: p.grad for name, p in trainer.model.named_parameters()}
 
 
 class Recorded(Single):
@@ -167,3 +173,136 @@ def test_sft_equals_trl_on_what_the_assistant_said(tokenizer, model, tmp_path, p
     result = sft_step(strategy, micro, num_targets=sum(d.num_targets for d in documents), rate=0.0)
     assert result.loss == pytest.approx(wanted, rel=1e-5)
     assert_equal_gradients(strategy.gradients, gradients)
+
+
+def preference_rows() -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": turns([("user", prompt)]),
+            "chosen": turns([("assistant", chosen)]),
+            "rejected": turns([("assistant", rejected)]),
+        }
+        for prompt, chosen, rejected in PAIRS
+    ]
+
+
+def pair_documents(tokenizer: Any) -> list[Document]:
+    """Chosen, rejected, chosen, rejected, ..."""
+    ours = DocumentTokenizer(tokenizer)
+    return [ours.completion(row["prompt"], row[side]) for row in preference_rows() for side in ("chosen", "rejected")]
+
+
+def our_loss_and_gradients(
+    model: Any, ref_model: Any, documents: list[Document], settings: PreferenceSettings
+) -> tuple[float, dict[str, Any]]:
+    """Our step on the pairs in two microbatches, against sums computed beforehand by the reference."""
+    micro = [lay_out(documents[:2]), lay_out(documents[2:])]
+    with torch.no_grad():
+        ref = Student(copy.deepcopy(ref_model))
+        refs = [document_logprobs(ref(batch), batch, settings.ld_alpha) for batch in micro]
+    strategy = Recorded(Student(copy.deepcopy(model)), World(), Numerics())
+    chosen = sum(document.num_targets for document in documents[::2])
+    num_pairs = len(documents) // 2
+    result = preference_step(strategy, micro, refs, settings, num_pairs=num_pairs, num_chosen_targets=chosen, rate=0.0)
+    return result.loss, strategy.gradients
+
+
+@pytest.fixture
+def ref_model(model) -> Any:
+    """Near the policy, as in training: log-ratios are small differences of large sums."""
+    torch.manual_seed(1)
+    ref_model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in ref_model.parameters():
+            parameter.add_(0.1 * parameter.std().nan_to_num() * torch.randn_like(parameter))
+    return ref_model
+
+
+DPO_CASES = {
+    "sigmoid": ({"loss_type": "sigmoid"}, PreferenceSettings()),
+    "sigmoid, reference precomputed": (
+        {"loss_type": "sigmoid", "precompute_ref_log_probs": True},
+        PreferenceSettings(),
+    ),
+    "ipo": ({"loss_type": "ipo"}, PreferenceSettings(kind="ipo")),
+    "hinge": ({"loss_type": "hinge"}, PreferenceSettings(kind="hinge")),
+    "robust": (
+        {"loss_type": "robust", "label_smoothing": 0.1},
+        PreferenceSettings(kind="robust", loss=LossSettings(label_smoothing=0.1)),
+    ),
+    "length-desensitised": ({"loss_type": "sigmoid", "ld_alpha": 0.5}, PreferenceSettings(ld_alpha=0.5)),
+    "with an SFT term": (
+        {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]},
+        PreferenceSettings(sft_weight=0.2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DPO_CASES)
+def test_dpo_equals_trl(tokenizer, model, ref_model, tmp_path, case):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    theirs, ours = DPO_CASES[case]
+    trainer = DPOTrainer(
+        model=copy.deepcopy(model),
+        ref_model=copy.deepcopy(ref_model),
+        args=DPOConfig(**settings(tmp_path, beta=0.01, **theirs)),
+        train_dataset=Dataset.from_list(preference_rows()),
+        processing_class=tokenizer,
+    )
+    batch, wanted, gradients = loss_and_gradients(trainer)
+
+    documents = pair_documents(tokenizer)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    shown = zip(batch["input_ids"].numpy(), batch["completion_mask"].numpy(), lengths, strict=True)
+    assert as_sets(documents) == as_sets(
+        [Document(tokens=row[:n].astype(np.int32), counts=mask[:n].astype(bool)) for row, mask, n in shown]
+    )
+    loss, got = our_loss_and_gradients(model, ref_model, documents, ours)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert_equal_gradients(got, gradients)
+
+
+def test_simpo_equals_trl(tokenizer, model, tmp_path):
+    from datasets import Dataset
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    trainer = CPOTrainer(
+        model=copy.deepcopy(model),
+        args=CPOConfig(**settings(tmp_path, loss_type="simpo", beta=2.0, simpo_gamma=0.5, cpo_alpha=0.0)),
+        train_dataset=Dataset.from_list(preference_rows()),
+        processing_class=tokenizer,
+    )
+    _, wanted, gradients = loss_and_gradients(trainer)
+    ours = PreferenceSettings(kind="simpo", loss=LossSettings(beta=2.0, gamma=0.5))
+    loss, got = our_loss_and_gradients(model, model, pair_documents(tokenizer), ours)
+    assert loss == pytest.approx(wanted, rel=1e-5)
+    assert_equal_gradients(got, gradients)
+
+
+def test_orpo_s_odds_ratio_equals_trl(tokenizer, model, tmp_path):
+    """Its other term differs on purpose (TRL's counts the prompt too), and cancels in the difference of two betas."""
+    from datasets import Dataset
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    losses, grads = [], []
+    for beta in (1.0, 101.0):
+        trainer = ORPOTrainer(
+            model=copy.deepcopy(model),
+            args=ORPOConfig(**settings(tmp_path, beta=beta)),
+            train_dataset=Dataset.from_list(preference_rows()),
+            processing_class=tokenizer,
+        )
+        _, wanted, gradients = loss_and_gradients(trainer)
+        ours = PreferenceSettings(kind="orpo", loss=LossSettings(beta=beta))
+        loss, got = our_loss_and_gradients(model, model, pair_documents(tokenizer), ours)
+        losses.append((loss, wanted))
+        grads.append((got, gradients))
+    assert losses[1][0] - losses[0][0] == pytest.approx(losses[1][1] - losses[0][1], rel=1e-5)
+    ours_by_beta, theirs_by_beta = ([{n: b[i][n] for n in b[i]} for b in grads] for i in (0, 1))
+    assert_equal_gradients(difference(*ours_by_beta), difference(*theirs_by_beta))
+
+
+def difference(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    return {name: high[name] - grad for name, grad in low.items()}

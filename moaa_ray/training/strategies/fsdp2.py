@@ -32,7 +32,7 @@ class Fsdp2(Plain):
         return student
 
     def _place(self, student: Student) -> None:
-        """After sharding: a worker never has storage for more than its shards. FSDP looks anew at what _apply changed."""
+        """After sharding, so that no worker has storage for more than its shards; FSDP sees what _apply changes."""
         device = self.world.device
         student._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
 

@@ -1,0 +1,200 @@
+"""Weights out: a Hugging Face folder that transformers and vLLM load, published whole or not at all.
+
+Weights are gathered one parameter at a time, so no process ever holds the model for the export's sake.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moaa_ray.data.store import Store, open_store
+from moaa_ray.training.microbatch import Document, lay_out
+from moaa_ray.training.strategies.base import Strategy, from_first
+from moaa_ray.training.tensor_files import Layout, new_file, write_header, write_tensor
+from moaa_ray.training.weights import INDEX, SINGLE, plain_name, stored_shapes
+
+MAX_SHARD_BYTES = 5 * 10**9
+CONFIG = "config.json"
+_COPIED = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""What comes from the student's folder: its tokenizer, how it generates, and under which terms."""
+
+
+def export(
+    strategy: Strategy,
+    folder_uri: str,
+    *,
+    source_folder: str | Path,
+    dtype: torch.dtype,
+    chat_template: str,
+    card: str,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write the student to a Hugging Face folder; all workers call it together, the first one writes.
+
+    source_folder is what the student was loaded from; chat_template is the text it was trained with, card the
+    README.md. On a disk the folder appears in one step; in an object store config.json, which every loader needs, comes
+    last. What was there is replaced. Raises StageError, in all workers, where it cannot be written.
+    """
+    tensors = strategy.full_parameters()
+
+    def write() -> None:
+        names = [plain_name(name) for name, _ in strategy.student.named_parameters()]
+        shards = plan_shards(names, stored_shapes(source_folder), dtype, max_shard_bytes)
+        texts = _texts(strategy, Path(source_folder), dtype, chat_template=chat_template, card=card)
+        try:
+            _publish(folder_uri, shards, tensors, texts)
+        finally:
+            _gather_rest(tensors)  # the other workers go on to the end
+
+    if strategy.world.rank != 0:
+        _gather_rest(tensors)
+    from_first(write)
+
+
+def plan_shards(
+    names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, max_bytes: int
+) -> dict[str, dict[str, Layout]]:
+    """File name -> its tensors in order, each file at most max_bytes, unless one tensor alone is larger."""
+    groups: list[dict[str, Layout]] = [{}]
+    num_bytes = 0
+    for name in names:
+        layout = Layout(dtype=dtype, shape=shapes[name])
+        if groups[-1] and num_bytes + layout.num_bytes > max_bytes:
+            groups.append({})
+            num_bytes = 0
+        groups[-1][name] = layout
+        num_bytes += layout.num_bytes
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    total = len(groups)
+    return {f"model-{number:05d}-of-{total:05d}.safetensors": group for number, group in enumerate(groups, 1)}
+
+
+def verify_export(strategy: Strategy, folder: str | Path, tokens: Sequence[int]) -> float:
+    """The largest difference of any of the tokens' log-probabilities between an exported folder and the student.
+
+    All workers call it together; the first one loads the folder with transformers, on the CPU. In nats; exported and
+    trained in float32 it is below 1e-4, in bfloat16 it is what rounding does.
+    """
+    batch = lay_out([Document(tokens=np.array(tokens, dtype=np.int32), counts=np.ones(len(tokens), dtype=bool))])
+    strategy.model.eval()
+    with torch.no_grad(), strategy.microbatch(is_last=True):
+        trained = strategy.model(batch.to(strategy.world.device)).cpu()
+    strategy.model.train()
+    return from_first(lambda: float((_logprobs(folder, tokens) - trained).abs().max()))
+
+
+def _logprobs(folder: str | Path, tokens: Sequence[int]) -> Tensor:
+    """Log-probabilities [N-1] of all tokens but the first, by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", trust_remote_code=False, local_files_only=True, use_safetensors=True
+    ).eval()
+    ids = torch.tensor([list(tokens)])
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model(ids).logits[0, :-1].float(), dim=-1)
+    return logprobs.gather(1, ids[0, 1:, None])[:, 0]
+
+
+def _gather_rest(tensors: Iterator[tuple[str, Tensor]]) -> None:
+    for _ in tensors:
+        pass
+
+
+def _publish(
+    folder_uri: str,
+    shards: Mapping[str, Mapping[str, Layout]],
+    tensors: Iterator[tuple[str, Tensor]],
+    texts: Mapping[str, bytes],
+) -> None:
+    """Write the folder under another name and move it into place; in an object store, with config.json last."""
+    parent_uri, _, name = folder_uri.rstrip("/").rpartition("/")
+    parent = open_store(parent_uri or "/")
+    if not parent.can_rename:
+        store = open_store(folder_uri)
+        stale = set(store.list())
+        store.delete(CONFIG)  # from here to the end nothing loads
+        _write(store, shards, tensors, texts)
+        for path in stale - shards.keys() - texts.keys() - {INDEX}:
+            store.delete(path)
+        if len(shards) == 1:
+            store.delete(INDEX)
+        return
+    partial, replaced = f".{name}.partial", f".{name}.replaced"
+    parent.delete_folder(partial)
+    _write(open_store(f"{parent.uri}/{partial}"), shards, tensors, texts)
+    if parent.list(name):
+        parent.delete_folder(replaced)
+        parent.rename_folder(name, replaced)
+    parent.rename_folder(partial, name)
+    parent.delete_folder(replaced)
+
+
+def _write(
+    store: Store,
+    shards: Mapping[str, Mapping[str, Layout]],
+    tensors: Iterator[tuple[str, Tensor]],
+    texts: Mapping[str, bytes],
+) -> None:
+    """All files of the folder; tensors come in the shards' order."""
+    for file, layouts in shards.items():
+        with new_file(store.uri, file) as stream:
+            write_header(stream, layouts)
+            for name, layout in layouts.items():
+                given, tensor = next(tensors)
+                assert given == name, f"{given} was gathered where {name} was planned"
+                write_tensor(stream, tensor.to(layout.dtype))
+    if len(shards) > 1:
+        store.put(INDEX, _index(shards))
+    for name, data in texts.items():
+        store.put(name, data)
+
+
+def _index(shards: Mapping[str, Mapping[str, Layout]]) -> bytes:
+    total = sum(layout.num_bytes for layouts in shards.values() for layout in layouts.values())
+    weight_map = {name: file for file, layouts in shards.items() for name in layouts}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2).encode()
+
+
+def _texts(strategy: Strategy, source: Path, dtype: torch.dtype, *, chat_template: str, card: str) -> dict[str, bytes]:
+    """Every file but the weights, config.json last."""
+    texts = {
+        path.name: path.read_bytes()
+        for path in sorted(source.iterdir())
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _COPIED)
+    }
+    if "tokenizer_config.json" in texts:
+        # A second template there would be an older one; code that a tokenizer brings is not exported.
+        settings = json.loads(texts["tokenizer_config.json"])
+        kept = {key: value for key, value in settings.items() if key not in ("chat_template", "auto_map")}
+        texts["tokenizer_config.json"] = json.dumps(kept, indent=2, ensure_ascii=False).encode()
+    texts["chat_template.jinja"] = chat_template.encode()
+    texts["README.md"] = card.encode()
+    texts[CONFIG] = _config(strategy.student.model, dtype)
+    return texts
+
+
+def _config(model: nn.Module, dtype: torch.dtype) -> bytes:
+    """config.json of the student, in the dtype of the export; our attention is not for others to look for."""
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = None  # pyright: ignore
+    config.dtype = dtype  # pyright: ignore
+    return config.to_json_string().encode()  # pyright: ignore
