@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moaa_ray.loading import load_recipe
+from moaa_ray.loading import load_recipe, load_training
 from moaa_ray.plan_text import parse_cluster, render_plan
 from moaa_ray.planner import GeneratePlan, plan_generate
 
@@ -24,7 +24,10 @@ def plan_of(name: str, cluster: str = "") -> GeneratePlan:
     return plan_generate(loaded.recipe, shape, 66_135, mean_turns=1.2, base_dir=loaded.base_dir)
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in JOBS.glob("*.yaml")} - {"demo"}))
+TRAINING = sorted(path.stem for path in JOBS.glob("paper_train_*.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in JOBS.glob("*.yaml")} - {"demo", *TRAINING}))
 def test_a_recipe_that_ships_is_valid_and_plans(name):
     plan = plan_of(name)
     assert "in all:" in render_plan(plan)
@@ -59,3 +62,14 @@ def test_self_moa_is_one_pool():
     assert [pool.spec.passes for phase in plan_of("self_moa").phases for pool in phase.pools] == [
         ("l0.gemma", "aggregate")
     ]
+
+
+@pytest.mark.parametrize(("name", "epochs", "dpo_rate"), [("llama", 6, 8e-7), ("gemma", 5, 3e-7)])
+@pytest.mark.parametrize("num_gpus", [8, 16])
+def test_the_papers_training_has_the_papers_numbers(name, epochs, dpo_rate, num_gpus):
+    recipe = load_training(JOBS / f"paper_train_{name}_{num_gpus}gpu.yaml").recipe
+    assert (recipe.sft.learning_rate, recipe.sft.epochs, recipe.sft.batch, recipe.sft.packing) == (8e-6, epochs, 128, True)
+    assert (recipe.dpo.learning_rate, recipe.dpo.epochs, recipe.dpo.batch, recipe.dpo.beta) == (dpo_rate, 5, 128, 0.01)
+    for section in (recipe.sft, recipe.dpo):
+        assert section.workers == num_gpus
+        assert section.batch % (num_gpus * section.micro_batch) == 0

@@ -32,8 +32,7 @@ from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, MoaaError, StageError
 from moaa_ray.training.checkpoint_folders import Folders, Found, folder_of, num_bytes
 from moaa_ray.training.checkpoint_storage import TensorReader, TensorWriter, index_of
-from moaa_ray.training.strategies.base import Strategy, from_first
-from moaa_ray.training.weights import plain_name
+from moaa_ray.training.strategies.base import Plain, Strategy, from_first
 
 __all__ = ["Checkpoints", "Found"]
 
@@ -187,11 +186,12 @@ class Checkpoints:
 def _tensors(strategy: Strategy) -> dict[str, Tensor]:
     """Weights and optimizer state by name, not copied; slices (DTensor) where they are sharded."""
     tensors = {}
-    for name, p in strategy.model.named_parameters():
-        tensors[f"model.{plain_name(name)}"] = p.detach()
+    assert isinstance(strategy, Plain), "other strategies save themselves"
+    for name, p in strategy.named_parameters():
+        tensors[f"model.{name}"] = p.detach()
         if p.requires_grad:
             for key, value in _adamw_state(strategy.optimizer, p).items():
-                tensors[f"optimizer.{plain_name(name)}.{key}"] = value
+                tensors[f"optimizer.{name}.{key}"] = value
     return tensors
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moaa_ray.data.documents import Document
 from moaa_ray.data.store import Store, open_store
-from moaa_ray.training.microbatch import Document, lay_out
+from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.strategies.base import Strategy, from_first
 from moaa_ray.training.tensor_files import Layout, new_file, write_header, write_tensor
 from moaa_ray.training.weights import INDEX, SINGLE, plain_name, stored_shapes
@@ -55,10 +56,10 @@ def export(
     tensors = strategy.full_parameters()
 
     def write() -> None:
-        names = [plain_name(name) for name, _ in strategy.student.named_parameters()]
-        shards = plan_shards(names, stored_shapes(source_folder), dtype, max_shard_bytes)
-        texts = _texts(strategy, Path(source_folder), dtype, chat_template=chat_template, card=card)
         try:
+            names = [plain_name(name) for name, _ in strategy.student.named_parameters()]
+            shards = plan_shards(names, stored_shapes(source_folder), dtype, max_shard_bytes)
+            texts = _texts(strategy, Path(source_folder), dtype, chat_template=chat_template, card=card)
             _publish(folder_uri, shards, tensors, texts)
         finally:
             _gather_rest(tensors)  # the other workers go on to the end

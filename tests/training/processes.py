@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.step import StepResult, sft_step
@@ -77,10 +78,10 @@ def take_steps(strategy: Any, first: int, last: int) -> list[StepResult]:
 def state_of(strategy: Any) -> dict[str, torch.Tensor]:
     """Every weight and every optimizer state of a strategy, whole, by name."""
     state = {name: tensor.clone() for name, tensor in strategy.full_parameters()}
-    for number, p in enumerate(strategy.model.parameters()):
+    for name, p in strategy.named_parameters():
         for key, value in strategy.optimizer.state[p].items():
-            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            state[f"{number}.{key}"] = whole.clone()
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            state[f"{name}.{key}"] = whole.clone()
     return state
 
 

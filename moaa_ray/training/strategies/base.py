@@ -107,8 +107,12 @@ class Plain:
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """See Strategy."""
-        for name, p in self.model.named_parameters():
-            yield plain_name(name), p.data.full_tensor() if isinstance(p.data, DTensor) else p.data
+        for name, p in self.named_parameters():
+            yield name, p.data.full_tensor() if isinstance(p.data, DTensor) else p.data
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by their names in the model's own files, tied ones once, as the optimizer knows them."""
+        return ((plain_name(name), p) for name, p in self.model.named_parameters())
 
     def _grads(self) -> Iterable[Tensor]:
         return (p.grad for p in self.model.parameters() if p.grad is not None)

@@ -44,6 +44,13 @@ class Fsdp2(Plain):
         model.set_is_last_backward(is_last)
         yield
 
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """See Plain. A forward call without backward leaves gathered copies in the parameters' places: away with them."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return super().named_parameters()
+
     def _grads(self) -> Iterable[Tensor]:
         for p in self.model.parameters():
             if p.grad is not None:
