@@ -46,7 +46,7 @@ class Job:
     student_digest: str
     """A hash of its files: whose log-probabilities the reference's are."""
     chat_template: str
-    """Its text, as trained with and exported."""
+    """Text of the template that the units were made with, exported with the model; empty: the student's own."""
     units: tuple[str, ...]
     """Folders of unit stores in the run, one for each source of the plan."""
     validation: tuple[str, ...]

@@ -131,6 +131,7 @@ def _run_steps(parts: _Parts, state: State) -> State:
     """All steps that are left."""
     job, plan = parts.job, parts.job.plan
     log = MetricsLog(parts.store, job.metrics_path, next_step=state.next_step) if parts.world.rank == 0 else None
+    save_s = 0.0
     meter = Meter(parts.strategy.student, parts.world, plan)
     feed = Feed(parts.units, plan, parts.world, micro_batch=job.micro_batch, ref_sums=parts.ref)
     for step, data in feed.steps(state.next_step):
@@ -143,15 +144,16 @@ def _run_steps(parts: _Parts, state: State) -> State:
         if parts.held_out is not None and _is_validation_due(job, step):
             line |= _validate(parts)
             state = _judged(state, line["validation_loss"], job.cadence.early_stopping)
-        if _is_save_due(job, state):
-            line["save_s"] = _save(parts, state)
-        meter.restart()
         if log is not None:
-            log.add(line)
+            log.add(line | {"save_s": save_s})
+        save_s = 0.0
+        if _is_save_due(job, state):
+            if log is not None:
+                log.flush()  # a checkpoint vouches for every line before it
+            save_s = _save(parts, state)
+        meter.restart()
         if state.is_over:
             break
-    if log is not None:
-        log.flush()
     parts.checkpoints.wait()
     return state
 
@@ -235,15 +237,21 @@ def _save(parts: _Parts, state: State) -> float:
 
 def _finish(parts: _Parts, state: State) -> None:
     """Export the state that the job asks for."""
-    job = parts.job
+    job, folder = parts.job, student_folder(parts.job.student, parts.job.revision)
     parts.checkpoints.wait()
     if job.cadence.export == "best" and 0 <= state.best_step != state.next_step:
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.strategy)
     export(
         parts.strategy,
         f"{job.run_uri}/{job.model_path}",
-        source_folder=student_folder(job.student, job.revision),
+        source_folder=folder,
         dtype=torch.bfloat16 if job.numerics.is_bf16 else torch.float32,
-        chat_template=job.chat_template,
+        chat_template=job.chat_template or _own_template(folder),
         card=job.card,
     )
+
+
+def _own_template(folder: str) -> str:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder).chat_template

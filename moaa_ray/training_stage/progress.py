@@ -68,7 +68,7 @@ def progress_line(stage: str, lines: list[dict]) -> str:
     """The newest step in one line: loss, rate, norm, speed, memory, time left."""
     last = lines[-1]
     recent = lines[-_RATE_STEPS:]
-    seconds = sum(line["seconds"] + line.get("save_s", 0.0) for line in recent) / len(recent)
+    seconds = sum(line["seconds"] + line["save_s"] for line in recent) / len(recent)
     left = (last["num_steps"] - last["step"] - 1) * seconds
     speed = sum(line["tokens"] for line in recent) / sum(line["seconds"] for line in recent)
     parts = [

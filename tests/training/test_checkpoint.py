@@ -97,7 +97,8 @@ def test_what_is_saved_in_the_background_is_the_state_when_it_was_asked_for(tmp_
     blocked_s = checkpoints.save(2, strategy, {})
     take_steps(strategy, 2, 5)
     found = checkpoints.newest()
-    assert found is not None and blocked_s > 0
+    assert found is not None
+    assert blocked_s > 0
     checkpoints.load(found, strategy)
     assert_equal_states(state_of(strategy), wanted)
 
@@ -132,12 +133,14 @@ def test_a_torn_checkpoint_is_not_chosen_and_can_be_saved_again(pattern, damage,
     checkpoints = saved(str(tmp_path / "c"), model, 1, 2)
     damage(next((tmp_path / "c" / "step-00000002").glob(pattern)))
     found = checkpoints.newest()
-    assert found is not None and found.step == 1
+    assert found is not None
+    assert found.step == 1
     with pytest.raises(StageError, match="step-00000002 is not, or no longer, a whole checkpoint"):
         checkpoints.at(2)
     saved(str(tmp_path / "c"), model, 2)
     found = checkpoints.newest()
-    assert found is not None and found.step == 2
+    assert found is not None
+    assert found.step == 2
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -154,7 +157,7 @@ def test_another_runs_checkpoint_is_refused_by_what_differs(tmp_path, model):
     saved(str(tmp_path / "c"), model, 1)
     other = Checkpoints(str(tmp_path / "c"), fingerprint={"seed": "2", "learning_rate": "0.001"})
     with pytest.raises(
-        ConfigError, match="step-00000001 is a checkpoint of another run: seed was 1, is 2; use another"
+        ConfigError, match=r"step-00000001 is a checkpoint of another run: seed was 1, is 2; use another"
     ):
         other.newest()
 
@@ -162,7 +165,7 @@ def test_another_runs_checkpoint_is_refused_by_what_differs(tmp_path, model):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, model):
     checkpoints = saved(str(tmp_path / "c"), model, 1)
     qwen3 = make_strategy("single", save_model(tmp_path / "qwen3", "qwen3"))
-    with pytest.raises(ConfigError, match="is a checkpoint of another model: model.lm_head.weight"):
+    with pytest.raises(ConfigError, match=r"is a checkpoint of another model: model\.lm_head\.weight"):
         checkpoints.load(checkpoints.at(1), qwen3)
 
 
@@ -198,12 +201,13 @@ def test_a_folder_that_cannot_be_written_says_so(is_async, tmp_path, model):
     (tmp_path / "c" / "step-00000001").write_text("in the way")
     checkpoints = Checkpoints(str(tmp_path / "c"), fingerprint=RUN)
     strategy = make_strategy("single", model)
-    with pytest.raises(StageError, match="step-00000001.*run the same command again"):  # noqa: PT012
+    with pytest.raises(StageError, match=r"step-00000001.*run the same command again"):  # noqa: PT012
         checkpoints.save(1, strategy, {}, is_async=is_async)
         checkpoints.wait()
     checkpoints.save(2, strategy, {}, is_async=is_async)
     found = checkpoints.newest()
-    assert found is not None and found.step == 2
+    assert found is not None
+    assert found.step == 2
 
 
 def test_a_file_that_is_damaged_inside_is_named_when_it_is_read(tmp_path, model):
@@ -338,7 +342,8 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_newest_complete_one(tmp_path,
         child.stdout.close()
         checkpoints = Checkpoints(uri, fingerprint=RUN)
         found = checkpoints.newest()
-        assert found is not None and found.step >= asked - 1
+        assert found is not None
+        assert found.step >= asked - 1
         strategy = make_strategy("single", model)
         checkpoints.load(found, strategy)
         wanted = make_strategy("single", model)

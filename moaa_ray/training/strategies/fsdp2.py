@@ -45,7 +45,7 @@ class Fsdp2(Plain):
         yield
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """See Plain. A forward call without backward leaves gathered copies in the parameters' places: away with them."""
+        """See Plain. Away with the gathered copies that a forward call without backward leaves in their places."""
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
