@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from moaa_ray.data.chunks import Chunk, read_chunk
@@ -50,7 +50,7 @@ class ChunkResult:
 
     def to_json(self) -> str:
         """As text, for the way back to the driver."""
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self))
 
     @staticmethod
     def from_json(text: str) -> "ChunkResult":

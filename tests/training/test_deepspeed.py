@@ -1,8 +1,5 @@
 """ZeRO-3 takes the steps that one process takes, in shards, offloaded, checkpointed and resumed elsewhere."""
 
-import multiprocessing
-import socket
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,19 @@ pytest.importorskip("transformers")
 if find_spec("deepspeed") is None:  # not imported here: it would choose its device before the strategy tells it
     pytest.skip("deepspeed is not installed", allow_module_level=True)
 
-import torch.distributed as dist  # noqa: E402
-
 from moaa_ray.core.batches import deal  # noqa: E402
 from moaa_ray.errors import ConfigError, StageError  # noqa: E402
+from moaa_ray.training.checkpoint import Checkpoints  # noqa: E402
+from moaa_ray.training.export import export  # noqa: E402
 from moaa_ray.training.microbatch import lay_out  # noqa: E402
 from moaa_ray.training.optimizer import AdamWSettings  # noqa: E402
 from moaa_ray.training.step import StepResult, sft_step  # noqa: E402
 from moaa_ray.training.strategies.base import Numerics, Strategy, World  # noqa: E402
+from moaa_ray.training.strategies.build import build_strategy  # noqa: E402
 from moaa_ray.training.strategies.deepspeed import DeepSpeed  # noqa: E402
 from moaa_ray.training.strategies.single import Single  # noqa: E402
 from moaa_ray.training.student import Student  # noqa: E402
+from tests.training.processes import on_workers, save_model, world  # noqa: E402
 from tests.training.students import make_documents, make_model  # noqa: E402
 from tests.training.test_strategies import assert_same_curve  # noqa: E402
 from tests.training.workers import LENGTHS, train_steps  # noqa: E402
@@ -32,34 +31,15 @@ from tests.training.workers import LENGTHS, train_steps  # noqa: E402
 DECAYING = Numerics(adamw=AdamWSettings(weight_decay=0.1))
 
 
-def in_workers(num_workers: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What work(world, *arguments) returns in each of some processes joined by gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    worlds = [World(rank=rank, size=num_workers, workers_per_node=num_workers) for rank in range(num_workers)]
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-        return pool.starmap(_join, [(world, port, work, arguments) for world in worlds])
-
-
-def _join(world: World, port: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=world.rank, world_size=world.size)
-    try:
-        return work(world, *arguments)
-    finally:
-        dist.destroy_process_group()
-
-
-def take_steps(strategy: Strategy, world: World, steps: range) -> list[StepResult]:
+def take_steps(strategy: Strategy, steps: range) -> list[StepResult]:
     """SFT steps, each on the same eight documents in another order, in two microbatches or more."""
     documents = make_documents(LENGTHS[:8])
     num_targets = sum(document.num_targets for document in documents)
     results = []
     for step in steps:
         units = documents[step % 8 :] + documents[: step % 8]
-        dealt = deal(range(8), [len(unit.tokens) for unit in units], world.size, 2)
-        micro = [lay_out([units[i] for i in hand]) for hand in dealt[world.rank]]
+        dealt = deal(range(8), [len(unit.tokens) for unit in units], strategy.world.size, 2)
+        micro = [lay_out([units[i] for i in hand]) for hand in dealt[strategy.world.rank]]
         results.append(sft_step(strategy, micro, num_targets=num_targets, rate=1e-3))
     return results
 
@@ -67,18 +47,14 @@ def take_steps(strategy: Strategy, world: World, steps: range) -> list[StepResul
 def alone(numerics: Numerics, num_steps: int) -> tuple[list[StepResult], dict[str, Any]]:
     """The steps of one process and one device, and the weights after them."""
     torch.set_num_threads(1)
-    model = make_model("llama")
-    strategy = Single(Student(model), World(), numerics)
-    results = take_steps(strategy, World(), range(num_steps))
-    plain = {name.replace("_checkpoint_wrapped_module.", ""): p for name, p in model.named_parameters()}
-    return results, {name: p.detach().clone() for name, p in plain.items()}
+    strategy = Single(Student(make_model("llama")), World(), numerics)
+    results = take_steps(strategy, range(num_steps))
+    return results, {name: weight.detach() for name, weight in strategy.full_parameters()}
 
 
-def sharded(
-    world: World, numerics: Numerics, num_steps: int, cpu_offload: bool = False
-) -> tuple[list[StepResult], dict[str, Any]]:
-    strategy = DeepSpeed(Student(make_model("llama")), world, numerics, cpu_offload=cpu_offload)
-    results = take_steps(strategy, world, range(num_steps))
+def sharded(numerics: Numerics, num_steps: int, cpu_offload: bool = False) -> tuple[list[StepResult], dict[str, Any]]:
+    strategy = DeepSpeed(Student(make_model("llama")), world(), numerics, cpu_offload=cpu_offload)
+    results = take_steps(strategy, range(num_steps))
     return results, dict(strategy.full_parameters())
 
 
@@ -105,7 +81,7 @@ def test_a_tied_output_layer_is_sharded_once():
 )
 def test_decay_offload_and_activation_checkpointing_change_nothing(numerics, cpu_offload):
     wanted, weights = alone(numerics, 5)
-    for got, got_weights in in_workers(2, sharded, numerics, 5, cpu_offload):
+    for got, got_weights in on_workers(2, sharded, numerics, 5, cpu_offload):
         assert_same_curve(got, wanted)
         assert_close_weights(got_weights, weights, atol=1e-5)
 
@@ -127,16 +103,16 @@ def empty(model: Any) -> Any:
     return model
 
 
-def start_empty_and_fill(world: World, family: str, numerics: Numerics) -> tuple[dict[str, Any], bool, float]:
+def start_empty_and_fill(family: str, numerics: Numerics) -> tuple[dict[str, Any], bool, float]:
     """The weights after they were filled in, whether buffers stayed as they were, and the loss of one step."""
     given = [(name, p.detach()) for name, p in make_model(family).named_parameters()]
     model = empty(make_model(family, seed=1))
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    strategy = DeepSpeed(Student(model), world, numerics)
+    strategy = DeepSpeed(Student(model), world(), numerics)
     strategy.fill(given)
     weights = dict(strategy.full_parameters())
     are_kept = all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
-    return weights, are_kept and bool(buffers), take_steps(strategy, world, range(1))[0].loss
+    return weights, are_kept and bool(buffers), take_steps(strategy, range(1))[0].loss
 
 
 @pytest.mark.slow
@@ -148,43 +124,81 @@ def start_empty_and_fill(world: World, family: str, numerics: Numerics) -> tuple
 def test_an_empty_student_is_filled_shard_by_shard_and_read_back_whole(family, numerics):
     """Also in bfloat16 the masters hold every bit, and rotary frequencies stay float32; its loss is near float32's."""
     wanted = {name: p.detach() for name, p in make_model(family).named_parameters()}
-    loss = take_steps(Single(Student(make_model(family)), World(), Numerics()), World(), range(1))[0].loss
-    for weights, are_buffers_kept, got in in_workers(2, start_empty_and_fill, family, numerics):
+    loss = take_steps(Single(Student(make_model(family)), World(), Numerics()), range(1))[0].loss
+    for weights, are_buffers_kept, got in on_workers(2, start_empty_and_fill, family, numerics):
         assert are_buffers_kept
         assert_close_weights(weights, wanted)
         assert got == pytest.approx(loss, rel=1e-2 if numerics.is_bf16 else 1e-5)
 
 
-def save_midway(world: World, folder: Path) -> tuple[list[StepResult], dict[str, Any]]:
+def save_midway(folder: Path) -> tuple[list[StepResult], dict[str, Any]]:
     """Three steps, a checkpoint, three more."""
-    strategy = DeepSpeed(Student(make_model("llama")), world, DECAYING)
-    take_steps(strategy, world, range(3))
+    strategy = DeepSpeed(Student(make_model("llama")), world(), DECAYING)
+    take_steps(strategy, range(3))
     strategy.save(folder)
-    return take_steps(strategy, world, range(3, 6)), dict(strategy.full_parameters())
+    return take_steps(strategy, range(3, 6)), dict(strategy.full_parameters())
 
 
-def resume(world: World, folder: Path) -> tuple[list[StepResult], dict[str, Any]]:
+def resume(folder: Path) -> tuple[list[StepResult], dict[str, Any]]:
     """From other weights: what is loaded has to replace them and the optimizer's state."""
-    strategy = DeepSpeed(Student(make_model("llama", seed=1)), world, DECAYING)
+    strategy = DeepSpeed(Student(make_model("llama", seed=1)), world(), DECAYING)
     strategy.load(folder)
-    return take_steps(strategy, world, range(3, 6)), dict(strategy.full_parameters())
+    return take_steps(strategy, range(3, 6)), dict(strategy.full_parameters())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("saved_by", "resumed_by"), [(2, 2), (2, 1), (1, 2)])
 def test_a_checkpoint_goes_on_to_the_bit_and_with_other_workers_as_near_as_they_are(tmp_path, saved_by, resumed_by):
-    (wanted, weights), *_ = in_workers(saved_by, save_midway, tmp_path)
+    (wanted, weights), *_ = on_workers(saved_by, save_midway, tmp_path)
     for _ in range(2 if resumed_by != saved_by else 1):  # the second time the conversion is there
-        (got, got_weights), *_ = in_workers(resumed_by, resume, tmp_path)
+        (got, got_weights), *_ = on_workers(resumed_by, resume, tmp_path)
         if resumed_by == saved_by:
             assert got == wanted
         assert_same_curve(got, wanted, rel=1e-6)
         assert_close_weights(got_weights, weights, atol=0.0 if resumed_by == saved_by else 1e-6)
 
 
-def break_and_report(world: World, folder: Path) -> tuple[float, bool, str]:
+def train_save_export(name: str, folder: Path, run: Path) -> list[StepResult]:
+    """Two steps and a checkpoint of the run's own kind; a new strategy goes on from it, and exports."""
+    torch.set_num_threads(1)
+    strategy = build_strategy(name, str(folder), world(), Numerics())
+    checkpoints = Checkpoints(str(run / "checkpoints"), fingerprint={"student": "tiny"})
+    results = take_steps(strategy, range(2))
+    checkpoints.save(1, strategy, {"next_step": 2})
+    checkpoints.wait()
+    strategy = build_strategy(name, str(folder), world(), Numerics())
+    found = checkpoints.newest()
+    assert found is not None
+    checkpoints.load(found, strategy)
+    results += take_steps(strategy, range(2, 4))
+    export(
+        strategy,
+        str(run / "model"),
+        source_folder=folder,
+        dtype=torch.float32,
+        chat_template="{{ messages }}",
+        card="#",
+    )
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_stage_from_a_folder_to_a_folder_equals_that_of_one_process(tmp_path, family):
+    from transformers import AutoModelForCausalLM
+
+    folder = save_model(tmp_path / "student", family)
+    wanted = train_save_export("single", folder, tmp_path / "single")
+    for got in on_workers(2, train_save_export, "deepspeed", folder, tmp_path / "zero3"):
+        assert_same_curve(got, wanted)
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("zero3", "single")]
+    weights, wanted_weights = ({name: p.detach() for name, p in model.named_parameters()} for model in models)
+    assert_close_weights(weights, wanted_weights, atol=1e-5)
+
+
+def break_and_report(folder: Path) -> tuple[float, bool, str]:
     """The norm of a step on a weight that is not a number, whether weights stayed, and what loading nothing says."""
-    strategy = DeepSpeed(Student(make_model("llama")), world, Numerics())
+    strategy = DeepSpeed(Student(make_model("llama")), world(), Numerics())
     before = dict(strategy.full_parameters())
     batch, num_targets = lay_out(make_documents([9])), 6
     with strategy.microbatch(is_last=True):
@@ -198,7 +212,7 @@ def break_and_report(world: World, folder: Path) -> tuple[float, bool, str]:
 
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_reported_and_not_taken(tmp_path):
-    for norm, is_kept, message in in_workers(2, break_and_report, tmp_path):
+    for norm, is_kept, message in on_workers(2, break_and_report, tmp_path):
         assert norm != norm
         assert is_kept
         assert str(tmp_path) in message

@@ -11,12 +11,13 @@ from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.step import PreferenceSettings, StepResult, preference_step, sft_step
 from moaa_ray.training.strategies.base import Numerics, World
 from moaa_ray.training.strategies.ddp import Ddp
+from moaa_ray.training.strategies.deepspeed import DeepSpeed
 from moaa_ray.training.strategies.fsdp2 import Fsdp2
 from moaa_ray.training.strategies.single import Single
 from moaa_ray.training.student import Student
 from tests.training.students import make_documents, make_model
 
-STRATEGIES = {"single": Single, "ddp": Ddp, "fsdp2": Fsdp2}
+STRATEGIES = {"single": Single, "ddp": Ddp, "fsdp2": Fsdp2, "deepspeed": DeepSpeed}
 LENGTHS = [100, 2, 31, 17, 64, 5, 40, 23, 9, 77, 12, 50, 33, 8, 21, 60]
 
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.training.optimizer import build_adamw
-from moaa_ray.training.strategies.base import Numerics, World, prepare_blocks
+from moaa_ray.training.strategies.base import Numerics, World, from_first, prepare_blocks
 from moaa_ray.training.student import Student
+from moaa_ray.training.weights import plain_name
 
 TAG = "zero3"
 UNIVERSAL_TAG = "zero3_universal"
@@ -42,7 +43,7 @@ class DeepSpeed:
         self.world = world
         self.numerics = numerics
         prepare_blocks(student, numerics)
-        self.optimizer = build_adamw(student, numerics.adamw)
+        self.optimizer: torch.optim.Optimizer = build_adamw(student, numerics.adamw)
         self._decays = [group["weight_decay"] for group in self.optimizer.param_groups]
         settings = _settings(world, numerics, cpu_offload=cpu_offload)
         exact = _exact_weights(student, numerics)
@@ -125,9 +126,7 @@ class DeepSpeed:
             raise StageError(f"{folder} holds no DeepSpeed checkpoint; resume with the strategy that saved it")
         is_other_size = num_shards != self.world.size
         if is_other_size:
-            if self.world.rank == 0:
-                _convert(folder)
-            dist.barrier()
+            from_first(lambda: _convert(folder))
         self._engine._config.load_universal_checkpoint = is_other_size
         self._engine.load_checkpoint(str(folder), tag=UNIVERSAL_TAG if is_other_size else TAG)
         # Converted, all groups get the first one's decay, and share one counter of steps, which each would advance.
@@ -138,18 +137,14 @@ class DeepSpeed:
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters by the names they have in the model's own files; tied ones once."""
-        return ((_plain_name(name), parameter) for name, parameter in self.student.named_parameters())
-
-
-def _plain_name(name: str) -> str:
-    return name.removeprefix("model.").replace("_checkpoint_wrapped_module.", "")
+        return ((plain_name(name), parameter) for name, parameter in self.student.named_parameters())
 
 
 def _exact_weights(student: Student, numerics: Numerics) -> list[tuple[str, Tensor]]:
     """Copies of float32 weights that DeepSpeed would round to bfloat16 before it makes the masters of them."""
     if not numerics.is_bf16:
         return []
-    return [(_plain_name(name), p.detach().clone()) for name, p in student.named_parameters() if not p.is_meta]
+    return [(plain_name(name), p.detach().clone()) for name, p in student.named_parameters() if not p.is_meta]
 
 
 def _shard(student: Student, world: World, numerics: Numerics, settings: dict[str, Any]) -> None:
@@ -184,17 +179,22 @@ def _convert(folder: Path) -> None:
     partial = folder / f"{UNIVERSAL_TAG}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     # One process each: more are forked, which threads of gloo and CUDA do not survive.
-    ds_to_universal.main(
-        Namespace(
-            input_folder=str(folder / TAG),
-            output_folder=str(partial),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-        )
+    arguments = Namespace(
+        input_folder=str(folder / TAG),
+        output_folder=str(partial),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
     )
-    partial.rename(target)
+    try:
+        ds_to_universal.main(arguments)
+        partial.rename(target)
+    except OSError as error:
+        raise StageError(
+            f"cannot convert {folder} for another number of workers: {error}; free space or rights there (it needs the "
+            "checkpoint's size once more), or go on with as many workers as saved it"
+        ) from error
 
 
 def _import_deepspeed(world: World) -> Any:
