@@ -29,3 +29,13 @@ class FencedError(MoaaError):
     """Another driver owns this run directory now; this one must write nothing more."""
 
     exit_code = 5
+
+
+def ours_within(error: BaseException) -> MoaaError | None:
+    """The error of ours that another program's error wraps, as Ray's do; None: there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MoaaError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    return None

@@ -68,11 +68,15 @@ def model_problems(path: str, model: VllmModel, base_dir: Path) -> list[str]:
     folder = Path(place)
     if folder.is_absolute():
         field = f"{path}.model = {checks.shown(model.model)}"
-        problems += _folder_problems(
-            field, folder, needs={"config.json": "give the folder that `save_pretrained` wrote"}
-        )
-        if os.path.isdir(folder):
-            problems += [f"{field}: {folder} {lack}" for lack in _model_lacks(folder, bool(model.chat_template))]
+        problems += local_problems(field, folder, has_template=bool(model.chat_template))
+    return problems
+
+
+def local_problems(field: str, folder: Path, *, has_template: bool) -> list[str]:
+    """What a local model folder lacks. has_template: the recipe names a chat template, so it need not have one."""
+    problems = _folder_problems(field, folder, needs={"config.json": "give the folder that `save_pretrained` wrote"})
+    if os.path.isdir(folder):
+        problems += [f"{field}: {folder} {lack}" for lack in _model_lacks(folder, has_template)]
     return problems
 
 

@@ -8,7 +8,7 @@ import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from moaa_ray.errors import MoaaError, StageError
+from moaa_ray.errors import StageError, ours_within
 from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, run_line
 from moaa_ray.generation.progress import Progress
@@ -97,11 +97,8 @@ def _watch(
 
 def _as_ours(error: BaseException) -> BaseException:
     """What a worker or the plan raised, as an error of ours: our own kinds travel inside Ray's."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MoaaError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__ or cause.__context__
+    if (ours := ours_within(error)) is not None:
+        return ours
     told = " ".join(str(error).split())[-600:]
     return StageError(
         f"the plan broke ({type(error).__name__}): ...{told}\nwhat is committed is kept; run the same command again "

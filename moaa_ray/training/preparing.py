@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from moaa_ray.data.chunks import Chunk, read_chunk
@@ -13,6 +14,7 @@ from moaa_ray.data.store import open_store
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.data.unit_store import write_chunk
 from moaa_ray.data.units import UnitSettings, pair_units, sft_units
+from moaa_ray.errors import ConfigError
 
 COLUMNS = {"sft": ("id", "messages", "flags"), "dpo": ("id", "prompt", "chosen", "rejected", "flags")}
 
@@ -90,4 +92,12 @@ def _tokenizer(task: ChunkTask) -> DocumentTokenizer:
     from transformers import AutoTokenizer
 
     folder = student_folder(task.tokenizer, task.revision)
-    return DocumentTokenizer(AutoTokenizer.from_pretrained(folder), chat_template=task.chat_template or None)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = json.loads(Path(folder, "config.json").read_bytes())
+    num_embeddings = {**config, **config.get("text_config", {})}.get("vocab_size", 0)
+    if len(tokenizer) > num_embeddings:
+        raise ConfigError(
+            f"student {task.tokenizer}: its tokenizer has {len(tokenizer):,} tokens, its model only {num_embeddings:,} "
+            "embeddings, so it belongs to another model; copy the model's own tokenizer files into the folder"
+        )
+    return DocumentTokenizer(tokenizer, chat_template=task.chat_template or None)

@@ -17,7 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from moaa_ray.data.store import open_store
-from moaa_ray.errors import MoaaError, StageError
+from moaa_ray.errors import MoaaError, StageError, ours_within
 from moaa_ray.training.job import Job
 from moaa_ray.training.loop import train
 from moaa_ray.training.preparing import ChunkResult, ChunkTask, prepare_chunk
@@ -42,7 +42,10 @@ def prepare(tasks: Sequence[ChunkTask]) -> list[ChunkResult]:
     """Tokenise and pack all chunks as one Ray Data job; each writes its files of units, whatever becomes of others."""
     numbers = ray.data.from_items([{"at": at} for at in range(len(tasks))], override_num_blocks=len(tasks))
     done = numbers.map(lambda row: {"at": row["at"], "result": prepare_chunk(tasks[row["at"]]).to_json()})
-    results = {row["at"]: ChunkResult.from_json(row["result"]) for row in done.iter_rows()}
+    try:
+        results = {row["at"]: ChunkResult.from_json(row["result"]) for row in done.iter_rows()}
+    except Exception as error:  # Ray wraps what a task raised in kinds of its own
+        raise ours_within(error) or StageError(f"tokenising broke: ...{' '.join(str(error).split())[-600:]}") from error
     return [results[at] for at in range(len(tasks))]
 
 

@@ -20,7 +20,7 @@ from moaa_ray.data.student_files import digest_of_model, student_folder
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
-from moaa_ray.model_folders import resolve_model, resolve_path
+from moaa_ray.model_folders import local_problems, resolve_model, resolve_path
 from moaa_ray.recipe_training import DpoConfig, SftConfig
 from moaa_ray.run_record import join_run, set_stage
 from moaa_ray.training_stage.card import model_card
@@ -119,8 +119,10 @@ def _student(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
             )
         else:
             text = ""  # the export holds the template that SFT trained with
-    digest = digest_of_model(student_folder(place, revision))
-    return StudentFiles(place=place, revision=revision, digest=digest, chat_template=text)
+    folder = student_folder(place, revision)
+    if problems := local_problems("student", Path(folder), has_template=bool(text)):
+        raise ConfigError("\n  ".join([f"{stage} cannot start from this model:", *problems]))
+    return StudentFiles(place=place, revision=revision, digest=digest_of_model(folder), chat_template=text)
 
 
 def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:

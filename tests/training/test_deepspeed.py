@@ -183,14 +183,15 @@ def train_save_export(name: str, folder: Path, run: Path) -> list[StepResult]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_a_stage_from_a_folder_to_a_folder_equals_that_of_one_process(tmp_path, family):
+@pytest.mark.parametrize(("family", "rel"), [("llama", 1e-5), ("qwen3", 1e-4)])
+def test_a_stage_from_a_folder_to_a_folder_equals_that_of_one_process(tmp_path, family, rel):
+    """The tied model amplifies rounding: after four steps ddp and fsdp2 are 3e-5 away as well."""
     from transformers import AutoModelForCausalLM
 
     folder = save_model(tmp_path / "student", family)
     wanted = train_save_export("single", folder, tmp_path / "single")
     for got in on_workers(2, train_save_export, "deepspeed", folder, tmp_path / "zero3"):
-        assert_same_curve(got, wanted)
+        assert_same_curve(got, wanted, rel=rel)
     models = [AutoModelForCausalLM.from_pretrained(tmp_path / name / "model") for name in ("zero3", "single")]
     weights, wanted_weights = ({name: p.detach() for name, p in model.named_parameters()} for model in models)
     assert_close_weights(weights, wanted_weights, atol=1e-5)

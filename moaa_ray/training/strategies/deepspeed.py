@@ -85,6 +85,7 @@ class DeepSpeed:
         parameters = dict(self._named())
         for name, weight in weights:
             parameter: Any = parameters[name]
+            assert weight.shape == parameter.ds_shape, name
             size = parameter.ds_tensor.numel()
             mine = weight.detach().float().flatten()[self.world.rank * size : (self.world.rank + 1) * size]
             shard = torch.zeros(size, device=parameter.ds_tensor.device)

@@ -1,0 +1,175 @@
+"""The command `moaa train` with real Ray: killed, gone on with, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.loading import load_training
+from moaa_ray.training_stage.stage import train_stage
+from tests.generation import runs
+from tests.training.jobs import make_student, pair_rows, sft_rows, text
+
+
+def long_rows(num: int) -> list[dict]:
+    rows = sft_rows(num)
+    for i, row in enumerate(rows):
+        row["messages"][1]["content"] = text(i, 120)
+    return rows
+
+
+def write_recipe(folder: Path, name: str = "run", *, data=None, sft: str = "", dpo: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(long_rows(160) if data is None else data), folder / f"{name}.parquet")
+    path = folder / f"{name}.yaml"
+    path.write_text(
+        f"name: {name}\nrun_dir: {folder / name}\nstudent: {{model: {folder / 'student'}}}\n"
+        f"sft: {{data: [{{path: {name}.parquet}}], epochs: 2, batch: 8, max_tokens: 512, learning_rate: 1.0e-3, "
+        f"precision: float32, workers: 2, checkpoint_every: 3, validation_fraction: 0.1{sft}}}\n"
+        f"dpo: {{data: [{{path: {name}.parquet}}], epochs: 2, batch: 8, max_tokens: 512, precision: float32, workers: 2"
+        f", student: {folder / 'student'}{dpo}}}\nray: {{address: local}}\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    make_student(folder / "student")
+    return folder
+
+
+def start(recipe: Path, *overrides: str, stage: str = "sft") -> subprocess.Popen:
+    command = [sys.executable, "-m", "moaa_ray", "train", stage, str(recipe), *overrides]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=env
+    )
+
+
+def train(recipe: Path, *overrides: str, stage: str = "sft") -> str:
+    code, output = runs.finish(start(recipe, *overrides, stage=stage))
+    assert code == 0, output
+    return output
+
+
+def metrics(run: Path, stage: str = "sft") -> list[dict]:
+    path = run / "metrics" / f"{stage}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def curve(run: Path) -> list[tuple]:
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in metrics(run)]
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    end = time.monotonic() + 300
+    while not any(line["step"] >= step for line in metrics(run)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    found = []
+    for pid in runs.descendants(process.pid):
+        try:
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder) -> Path:
+    output = train(write_recipe(folder, "unbroken"))
+    assert "models/sft" in output
+    return folder / "unbroken"
+
+
+@pytest.mark.slow
+def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folder, unbroken):
+    recipe = write_recipe(folder, "killed")
+    process = start(recipe)
+    wait_for_step(folder / "killed", 4, process)
+    workers = workers_of(process)
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for_step(folder / "killed", 8, process)
+    assert set(workers_of(process)).isdisjoint(workers)
+    runs.kill_all(process)
+    assert not (folder / "killed" / "models").exists()
+    train(recipe)
+    assert curve(folder / "killed") == curve(unbroken)
+    ours, theirs = (run / "models" / "sft" / "model.safetensors" for run in (folder / "killed", unbroken))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_and_another_strategy_go_on_with_the_same_curve(folder, unbroken):
+    recipe = write_recipe(folder, "moved")
+    process = start(recipe)
+    wait_for_step(folder / "moved", 6, process)
+    runs.kill_all(process)
+    train(recipe, "sft.workers=1", "sft.strategy=single")
+    for ours, theirs in zip(curve(folder / "moved"), curve(unbroken), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_dpo_starts_at_ln_2_and_the_model_serves_with_transformers(folder):
+    recipe = write_recipe(folder, "pairs", data=pair_rows(40), dpo=", beta: 0.5, learning_rate: 1.0e-3")
+    output = train(recipe, "dpo.workers=1", stage="dpo")
+    assert "40 rows, 40 pairs" in output
+    lines = metrics(folder / "pairs", "dpo")
+    assert lines[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    card = (folder / "pairs" / "models" / "dpo" / "README.md").read_text()
+    assert "| loss |" in card
+    assert "arXiv 2505.03059" in card
+
+
+def refused(recipe: Path, *overrides: str, stage: str = "sft") -> str:
+    with pytest.raises((ConfigError, DataError)) as error:
+        train_stage(load_training(recipe, overrides), stage)
+    return str(error.value)
+
+
+def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_path):
+    recipe = write_recipe(folder, "bad", data=[{"id": "a", "text": "x"}])
+    assert "has no column 'messages'" in refused(recipe)
+    assert "has no column 'prompt'" in refused(recipe, stage="dpo")
+    assert "batch = 8 is not a multiple of workers x micro_batch = 3 x 1 = 3" in refused(
+        write_recipe(folder, "three"), "sft.workers=3"
+    )
+    assert "no such file, folder or match" in refused(write_recipe(folder, "away"), "sft.data.0.path=nowhere.parquet")
+    no_model = refused(write_recipe(folder, "no-sft"), 'dpo.student=""', stage="dpo")
+    assert "no model there to start dpo from; run `moaa train sft` first" in no_model
+    assert "strategy = single with workers = 2" in refused(write_recipe(folder, "one"), "sft.strategy=single")
+    assert "export = best needs validation" in refused(
+        write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
+    )
+    schema = pa.schema([("messages", pa.string())], metadata={"moaa_ray.schema": "pairs/1"})
+    pq.write_table(pa.table({"messages": ["x"]}, schema=schema), folder / "away.parquet")
+    assert "holds schema 'pairs/1', where 'sft/1' is expected" in refused(folder / "away.yaml")
+    assert not (folder / "bad" / "work").exists()
+
+
+def test_a_model_folder_without_weights_is_refused(folder, tmp_path):
+    (tmp_path / "student").mkdir()
+    for file in (folder / "student").glob("*.json"):
+        (tmp_path / "student" / file.name).write_bytes(file.read_bytes())
+    assert "no *.safetensors weights" in refused(write_recipe(tmp_path, "empty"))
