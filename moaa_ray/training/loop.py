@@ -19,7 +19,7 @@ from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import StageError
 from moaa_ray.training.checkpoint import Checkpoints
-from moaa_ray.training.export import export
+from moaa_ray.training.export import export, verify_export
 from moaa_ray.training.feed import Feed, StepData, Units
 from moaa_ray.training.job import Job
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
@@ -27,24 +27,13 @@ from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
+from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps
 from moaa_ray.training.step import StepResult, check_finite, preference_step, sft_step
 from moaa_ray.training.strategies.base import Strategy, World
 from moaa_ray.training.strategies.build import build_strategy
 
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What a checkpoint carries beside tensors."""
-
-    next_step: int = 0
-    num_tokens: int = 0
-    kl_estimate: tuple[float, float] = (0.0, 0.0)
-    best_loss: float | None = None
-    best_step: int = -1
-    num_worse: int = 0
-    """Validations since the best one."""
-    is_over: bool = False
-    """All steps are done, or early stopping has ended them."""
+FLOAT32_LIMIT, BF16_LIMIT = 1e-2, 2.0
+"""Nats by which an exported model may differ on a token; a wrong or missing weight gives far more than rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +129,14 @@ def _run_steps(parts: _Parts, state: State) -> State:
         result = take_step(parts, state, data, rate=rate)
         check_finite(step, result, data.ids)
         line = meter.line(step, data, result, rate=rate)
-        state = _after_step(state, step, data, result, num_steps=plan.num_steps)
-        if parts.held_out is not None and _is_validation_due(job, step):
+        state = after_step(state, step, data, result, num_steps=plan.num_steps)
+        if parts.held_out is not None and is_validation_due(job, step):
             line |= _validate(parts)
-            state = _judged(state, line["validation_loss"], job.cadence.early_stopping)
+            state = judged(state, line["validation_loss"], job.cadence.early_stopping)
         if log is not None:
             log.add(line | {"save_s": save_s})
         save_s = 0.0
-        if _is_save_due(job, state):
+        if is_save_due(job, state):
             if log is not None:
                 log.flush()  # a checkpoint vouches for every line before it
             save_s = _save(parts, state)
@@ -181,28 +170,6 @@ def take_step(parts: _Parts, state: State, data: StepData, *, rate: float) -> St
     )
 
 
-def _after_step(state: State, step: int, data: StepData, result: StepResult, *, num_steps: int) -> State:
-    ratios = (result.metrics.get("chosen_ratio", 0.0), result.metrics.get("rejected_ratio", 0.0))
-    return replace(
-        state,
-        next_step=step + 1,
-        num_tokens=state.num_tokens + data.num_tokens,
-        kl_estimate=(max(0.0, ratios[0]), max(0.0, ratios[1])),
-        is_over=step + 1 == num_steps,
-    )
-
-
-def _is_validation_due(job: Job, step: int) -> bool:
-    every = job.cadence.validate_every
-    return job.plan.ends_epoch(step) or (every is not None and (step + 1) % every == 0)
-
-
-def _is_save_due(job: Job, state: State) -> bool:
-    step = state.next_step - 1
-    is_best = job.cadence.export == "best" and state.best_step == state.next_step
-    return state.is_over or is_best or job.plan.ends_epoch(step) or (step + 1) % job.cadence.checkpoint_every == 0
-
-
 def _validate(parts: _Parts) -> dict[str, float]:
     assert parts.held_out is not None
     return validate(
@@ -215,23 +182,17 @@ def _validate(parts: _Parts) -> dict[str, float]:
     )
 
 
-def _judged(state: State, loss: float, early_stopping: int | None) -> State:
-    if state.best_loss is None or loss < state.best_loss:
-        return replace(state, best_loss=loss, best_step=state.next_step, num_worse=0)
-    worse = state.num_worse + 1
-    return replace(
-        state, num_worse=worse, is_over=state.is_over or (early_stopping is not None and worse >= early_stopping)
-    )
-
-
 def _save(parts: _Parts, state: State) -> float:
     """Save a checkpoint; seconds that training stood still for it."""
     cadence = parts.job.cadence
     if parts.world.rank == 0:
         commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={}))
-    pinned = {state.best_step} if cadence.export == "best" else set()
     return parts.checkpoints.save(
-        state.next_step, parts.strategy, asdict(state), is_async=cadence.is_async and not state.is_over, pinned=pinned
+        state.next_step,
+        parts.strategy,
+        asdict(state),
+        is_async=cadence.is_async and not state.is_over,
+        pinned=pinned_steps(parts.job, state),
     )
 
 
@@ -249,6 +210,23 @@ def _finish(parts: _Parts, state: State) -> None:
         chat_template=job.chat_template or _own_template(folder),
         card=job.card,
     )
+    _verify(parts)
+
+
+def _verify(parts: _Parts) -> None:
+    """Load a model that was exported to a disk, and compare what it says of some tokens with what the student says."""
+    folder = f"{parts.job.run_uri}/{parts.job.model_path}"
+    if "://" in folder:
+        return
+    document = parts.units.read([0])[0].documents[0]
+    is_bf16 = parts.job.numerics.is_bf16
+    difference = verify_export(parts.strategy, folder, document.tokens[:64].tolist())
+    limit = BF16_LIMIT if is_bf16 else FLOAT32_LIMIT
+    if not difference <= limit:
+        raise StageError(
+            f"{folder}: the exported model's log-probabilities differ by {difference:.3g} nats from the student's, "
+            f"more than {limit:g}; the checkpoint is whole: run the command again, and report this if it comes back"
+        )
 
 
 def _own_template(folder: str) -> str:

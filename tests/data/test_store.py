@@ -186,8 +186,10 @@ def _winners(reopen, path) -> int:
 @pytest.fixture(scope="module")
 def s3():
     """(uri, storage options) of an empty bucket on moto's server."""
+    from moto.moto_api._internal import moto_api_backend
     from moto.server import ThreadedMotoServer
 
+    moto_api_backend.reset()  # all of moto's servers in one process share their buckets
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
