@@ -1,0 +1,65 @@
+"""Chunks cover a dataset once, in any format, and read what they name."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moaa_ray.data.chunks import check_columns, digest_of_files, drawn_rows, find_chunks, read_chunk
+from moaa_ray.data.locations import SourceFiles, find_files
+from moaa_ray.errors import ConfigError, DataError
+
+
+def write(folder: Path, kind: str, counts: list[int]) -> SourceFiles:
+    """Files of so many rows, numbered through in column id; Parquet in row groups of 3."""
+    first = 0
+    for i, count in enumerate(counts):
+        records = [{"id": str(first + n), "messages": "m"} for n in range(count)]
+        first += count
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(records), folder / f"{i}.parquet", row_group_size=3)
+        else:
+            (folder / f"{i}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return find_files(str(folder), field="data")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+@pytest.mark.parametrize("chunk_rows", [1, 4, 7, 100])
+def test_every_row_is_in_one_chunk_in_order(tmp_path, kind, chunk_rows):
+    files = write(tmp_path, kind, [10, 5])
+    chunks = find_chunks(files, chunk_rows=chunk_rows)
+    read = [(chunk, number, record) for chunk in chunks for number, record in read_chunk(files, chunk, ["id"])]
+    assert [record["id"] for _, _, record in read] == [str(i) for i in range(15)]
+    assert [chunk.first + number - chunk.start for chunk, number, _ in read] == list(range(15))
+    assert all(chunk.start <= number < chunk.stop for chunk, number, _ in read)
+
+
+def test_a_dataset_without_rows_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no row"):
+        find_chunks(write(tmp_path, "parquet", [0]), chunk_rows=4)
+
+
+def test_a_missing_column_and_a_foreign_schema_are_told(tmp_path):
+    files = write(tmp_path, "jsonl", [2])
+    check_columns(files, ["messages"], schema="sft/1")
+    with pytest.raises(ConfigError, match="has no column 'message'; did you mean 'messages'"):
+        check_columns(files, ["message"], schema="sft/1")
+
+
+def test_drawn_rows_depend_on_seed_and_name_alone():
+    assert drawn_rows(10, 20, seed=1, name="a") == set(range(10))
+    drawn = drawn_rows(100, 10, seed=1, name="a")
+    assert len(drawn) == 10
+    assert drawn == drawn_rows(100, 10, seed=1, name="a")
+    assert drawn != drawn_rows(100, 10, seed=2, name="a")
+
+
+def test_another_content_has_another_digest(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, same = write(tmp_path / "a", "jsonl", [3]), write(tmp_path / "b", "jsonl", [3])
+    assert digest_of_files(one) == digest_of_files(same)
+    (tmp_path / "b" / "0.jsonl").write_text('{"id": "x"}\n')
+    assert digest_of_files(one) != digest_of_files(same)
