@@ -131,3 +131,12 @@ class DpoConfig(TrainingConfig):
     """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
     student: str = ""
     """The model to start from; empty: RUN/models/sft."""
+
+    @model_validator(mode="after")
+    def _weights_are_of_sums(self) -> Self:
+        if self.ld_alpha is not None and self.loss in ("ipo", "simpo", "orpo"):
+            raise ValueError(
+                f"ld_alpha = {self.ld_alpha} with loss = {self.loss}: it weighs sums, and this loss compares means "
+                "per token; leave ld_alpha out, or choose sigmoid"
+            )
+        return self

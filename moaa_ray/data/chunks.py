@@ -29,7 +29,7 @@ class Chunk:
 
 
 def find_chunks(files: SourceFiles, *, chunk_rows: int) -> list[Chunk]:
-    """The whole dataset in chunks of at most chunk_rows rows, in order; Parquet is cut between row groups only."""
+    """The whole dataset in chunks of at most chunk_rows rows, in order."""
     chunks: list[Chunk] = []
     first = 0
     for i in range(len(files.paths)):
@@ -51,14 +51,8 @@ def _parts(files: SourceFiles, number: int, chunk_rows: int) -> Iterator[int]:
     with files.fs.open(files.paths[number], "rb") as raw:
         metadata = pq.ParquetFile(cast(IO[bytes], raw)).metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    held = 0
-    for size in sizes:
-        if held and held + size > chunk_rows:
-            yield held
-            held = 0
-        held += size
-    if held:
-        yield held
+    total = sum(sizes)
+    yield from (min(chunk_rows, total - start) for start in range(0, total, chunk_rows))
 
 
 def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
@@ -73,11 +67,13 @@ def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iter
         parquet = pq.ParquetFile(cast(IO[bytes], raw))
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
         starts = [0, *itertools.accumulate(sizes)]
-        groups = [i for i, start in enumerate(starts[:-1]) if chunk.start <= start < chunk.stop]
+        groups = [i for i in range(len(sizes)) if starts[i] < chunk.stop and starts[i + 1] > chunk.start]
         wanted = [column for column in columns if column in parquet.schema_arrow.names]
-        number = chunk.start
+        number = starts[groups[0]]
         for batch in parquet.iter_batches(256, row_groups=groups, columns=wanted):
-            yield from enumerate(batch.to_pylist(), number)
+            first, last = max(0, chunk.start - number), min(batch.num_rows, chunk.stop - number)
+            if first < last:
+                yield from enumerate(batch.slice(first, last - first).to_pylist(), number + first)
             number += batch.num_rows
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines.base import EngineStartError, RequestError
 from moaa_ray.engines.chat_tokens import ChatTokenizer
+from moaa_ray.engines.control_tokens import template_of
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.types import Message
 
@@ -50,6 +51,11 @@ class _Turn:
     content_end: int
     end: int
     """After the token that ends the turn."""
+
+
+def own_template(tokenizer) -> str:
+    """The text of the tokenizer's chat template, of several the default one, as DocumentTokenizer uses it."""
+    return template_of(tokenizer)
 
 
 class DocumentTokenizer:

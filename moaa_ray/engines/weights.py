@@ -6,11 +6,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
+_FACTS = ("size", "ETag", "etag", "mtime", "LastModified", "updated", "created")
+"""What stores say of a file that changes with its content."""
 SCHEMES = ("s3://", "gs://", "gcs://", "az://", "abfs://", "abfss://", "hdfs://")
 
 
 def local_weights(model: str) -> str:
-    """A local folder for a cloud URI, copied once per machine; any other name is returned unchanged.
+    """A local folder for a cloud URI, copied once per machine and content; any other name is returned unchanged.
 
     The copy goes to MOAA_WEIGHTS_DIR (default: ~/.cache/moaa_ray/weights). Workers of one machine
     wait for each other's copy; a copy that broke off is never taken for a whole one.
@@ -19,12 +21,14 @@ def local_weights(model: str) -> str:
         return model
     import fsspec
 
+    fs, path = fsspec.core.url_to_fs(model, use_listings_cache=False)
+    files = {name: [fact.get(key) for key in _FACTS] for name, fact in fs.find(path, detail=True).items()}
+
     cache = Path(os.environ.get("MOAA_WEIGHTS_DIR", Path.home() / ".cache" / "moaa_ray" / "weights"))
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / hashlib.sha256(model.encode()).hexdigest()[:24]
+    folder = cache / hashlib.sha256(f"{model} {sorted(files.items())}".encode()).hexdigest()[:24]
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            fs, path = fsspec.core.url_to_fs(model)
             part = Path(f"{folder}.part")
             fs.get(path.rstrip("/") + "/", f"{part}/", recursive=True)
             part.rename(folder)

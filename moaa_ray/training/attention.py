@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from moaa_ray.errors import ConfigError
+
 NAME = "moaa_documents"
 """The value of config._attn_implementation."""
 
@@ -24,6 +26,7 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
+@torch.compiler.disable  # every other number of documents would compile the layer anew
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -36,9 +39,14 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_,
 ) -> tuple[Tensor, None]:
     """Causal attention within documents. query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
+    if s_aux is not None:
+        raise ConfigError(
+            "student: attention sinks (s_aux) are not supported; choose a Llama, Qwen, Gemma or Mistral model"
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

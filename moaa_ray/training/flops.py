@@ -34,8 +34,9 @@ def shape_of(model: nn.Module) -> Shape:
     """The shape of a `transformers` decoder; parameters may be on the meta device."""
     config = model.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads  # pyright: ignore
-    return Shape(
-        num_block_weights=sum(p.numel() for p in model.base_model.layers.parameters()),  # pyright: ignore
+    blocks: nn.ModuleList = model.base_model.layers  # pyright: ignore
+    return Shape(  # ZeRO-3 hides a parameter's own size
+        num_block_weights=sum(getattr(p, "ds_numel", p.numel()) for p in blocks.parameters()),
         vocabulary=config.vocab_size,  # pyright: ignore
         width=config.hidden_size,  # pyright: ignore
         num_layers=config.num_hidden_layers,  # pyright: ignore

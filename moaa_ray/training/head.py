@@ -28,6 +28,8 @@ class Head(nn.Module):
 
         Without targets: logits [N, V], as any output layer gives.
         """
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))  # else the gradients' matmuls were float32
         if targets is None:
             logits = nn.functional.linear(hidden, self.weight)
             return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -15,6 +15,7 @@ import torch
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data import commit
+from moaa_ray.data.documents import own_template
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import StageError
@@ -29,7 +30,7 @@ from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
 from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps
 from moaa_ray.training.step import StepResult, check_finite, preference_step, sft_step
-from moaa_ray.training.strategies.base import Strategy, World
+from moaa_ray.training.strategies.base import Strategy, World, from_first
 from moaa_ray.training.strategies.build import build_strategy
 
 FLOAT32_LIMIT, BF16_LIMIT = 1e-2, 2.0
@@ -112,7 +113,8 @@ def _ref(
     if job.preference.kind in NEEDS_NO_REFERENCE:
         return np.zeros((len(units), 2))
     alpha = job.preference.ld_alpha
-    folder = ref_folder(job.stage, job.student_digest, folders, alpha)
+    precision = "bf16" if job.numerics.is_bf16 else "float32"
+    folder = ref_folder(job.stage, f"{job.student_digest} {precision}", folders, alpha)
     return ref_sums(strategy, units, world, store, folder, micro_batch=job.micro_batch, ld_alpha=alpha)
 
 
@@ -131,7 +133,7 @@ def _run_steps(parts: _Parts, state: State) -> State:
         line = meter.line(step, data, result, rate=rate)
         state = after_step(state, step, data, result, num_steps=plan.num_steps)
         if parts.held_out is not None and is_validation_due(job, step):
-            line |= _validate(parts)
+            line |= _validate(parts, state)
             state = judged(state, line["validation_loss"], job.cadence.early_stopping)
         if log is not None:
             log.add(line | {"save_s": save_s})
@@ -170,14 +172,17 @@ def take_step(parts: _Parts, state: State, data: StepData, *, rate: float) -> St
     )
 
 
-def _validate(parts: _Parts) -> dict[str, float]:
+def _validate(parts: _Parts, state: State) -> dict[str, float]:
     assert parts.held_out is not None
+    preference = parts.job.preference
+    if preference is not None:
+        preference = replace(preference, loss=replace(preference.loss, kl_estimate=state.kl_estimate))
     return validate(
         parts.strategy,
         parts.held_out,
         parts.world,
         micro_batch=parts.job.micro_batch,
-        preference=parts.job.preference,
+        preference=preference,
         ref=parts.held_out_ref,
     )
 
@@ -185,8 +190,7 @@ def _validate(parts: _Parts) -> dict[str, float]:
 def _save(parts: _Parts, state: State) -> float:
     """Save a checkpoint; seconds that training stood still for it."""
     cadence = parts.job.cadence
-    if parts.world.rank == 0:
-        commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={}))
+    _check_owner(parts)
     return parts.checkpoints.save(
         state.next_step,
         parts.strategy,
@@ -200,6 +204,7 @@ def _finish(parts: _Parts, state: State) -> None:
     """Export the state that the job asks for."""
     job, folder = parts.job, student_folder(parts.job.student, parts.job.revision)
     parts.checkpoints.wait()
+    _check_owner(parts)
     if job.cadence.export == "best" and 0 <= state.best_step != state.next_step:
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.strategy)
     export(
@@ -207,7 +212,7 @@ def _finish(parts: _Parts, state: State) -> None:
         f"{job.run_uri}/{job.model_path}",
         source_folder=folder,
         dtype=torch.bfloat16 if job.numerics.is_bf16 else torch.float32,
-        chat_template=job.chat_template or _own_template(folder),
+        chat_template=job.chat_template or _template(folder),
         card=job.card,
     )
     _verify(parts)
@@ -229,7 +234,12 @@ def _verify(parts: _Parts) -> None:
         )
 
 
-def _own_template(folder: str) -> str:
+def _check_owner(parts: _Parts) -> None:
+    """Raise FencedError, in all workers, when another driver owns the run now."""
+    from_first(lambda: commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={})))
+
+
+def _template(folder: str) -> str:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder).chat_template
+    return own_template(AutoTokenizer.from_pretrained(folder))

@@ -109,6 +109,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
     {"sigmoid": sigmoid, "ipo": ipo, "hinge": hinge, "robust": robust, "simpo": simpo, "orpo": orpo, "kto": kto}
 )
 NEEDS_NO_REFERENCE = frozenset({"simpo", "orpo"})
+COMPARES_MEANS = frozenset({"simpo", "orpo", "ipo"})
 
 
 def document_sums(logprobs: Tensor, document_of: Tensor, num_documents: int) -> Tensor:
@@ -126,18 +127,26 @@ def length_desensitised(logprobs: Tensor, document_of: Tensor, num_documents: in
     return torch.where(rank < shared[document_of], logprobs, alpha * logprobs)
 
 
-def pair_metrics(pairs: Pairs, settings: LossSettings) -> dict[str, Tensor]:
+def margins(pairs: Pairs, kind: str) -> Tensor:
+    """What a loss of this kind makes large [B]: the difference of log-ratios, per token where it compares means."""
+    if kind in COMPARES_MEANS:
+        return pairs.chosen_ratio / pairs.chosen_tokens - pairs.rejected_ratio / pairs.rejected_tokens
+    return pairs.margin
+
+
+def pair_metrics(pairs: Pairs, kind: str, settings: LossSettings) -> dict[str, Tensor]:
     """Sums over the batch of what is watched; divided by the global number of pairs they are means.
 
     Keys: margin and both rewards (times beta), accuracy (ties count half), longer_wins, the KL estimate
     per token of both completions, the chosen log-probability's change, and both lengths in tokens.
     """
-    wins = (pairs.margin > 0).double() + 0.5 * (pairs.margin == 0)
+    margin = margins(pairs, kind)
+    wins = (margin > 0).double() + 0.5 * (margin == 0)
     longer = (pairs.chosen_tokens > pairs.rejected_tokens).double()
     longer = longer + 0.5 * (pairs.chosen_tokens == pairs.rejected_tokens)
     tokens = pairs.chosen_tokens + pairs.rejected_tokens
     return {
-        "margin": (settings.beta * pairs.margin).sum(),
+        "margin": (settings.beta * margin).sum(),
         "reward_chosen": (settings.beta * pairs.chosen_ratio).sum(),
         "reward_rejected": (settings.beta * pairs.rejected_ratio).sum(),
         "accuracy": wins.sum(),

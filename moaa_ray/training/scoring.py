@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import sha256
 from io import BytesIO
+from math import isfinite
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from moaa_ray.data.store import Store
+from moaa_ray.errors import StageError
 from moaa_ray.training.feed import Units
 from moaa_ray.training.losses import LOSSES, Pairs, pair_metrics
 from moaa_ray.training.microbatch import lay_out
@@ -105,14 +107,14 @@ def validate(
     preference: PreferenceSettings | None,
     ref: np.ndarray | None,
 ) -> dict[str, float]:
-    """Means over all validation units: of SFT the loss per token; of pairs loss, accuracy, margin and more.
+    """Means over all validation units: of SFT the loss per token; of pairs the preference loss, accuracy, margin, ...
 
     Keys begin with "validation_"; "validation_loss" is what best and early stopping go by.
     """
     numbers = range(len(units))
     if preference is None or ref is None:
         sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=1)
-        return {"validation_loss": float(-sums.sum() / max(1, units.num_targets.sum()))}
+        return {"validation_loss": _finite(float(-sums.sum() / max(1, units.num_targets.sum())))}
     sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=2, ld_alpha=preference.ld_alpha)
     policy, reference = torch.from_numpy(sums), torch.from_numpy(ref)
     chosen_tokens = torch.from_numpy(units.first_targets.astype(np.float64))
@@ -124,6 +126,17 @@ def validate(
         chosen_tokens=chosen_tokens,
         rejected_tokens=torch.from_numpy(units.num_targets.astype(np.float64)) - chosen_tokens,
     )
-    loss = LOSSES[preference.kind](pairs, preference.loss).mean()
-    means = {name: float(value) / len(units) for name, value in pair_metrics(pairs, preference.loss).items()}
-    return {"validation_loss": float(loss), **{f"validation_{name}": value for name, value in means.items()}}
+    loss = float(LOSSES[preference.kind](pairs, preference.loss).mean())
+    means = {
+        name: float(value) / len(units) for name, value in pair_metrics(pairs, preference.kind, preference.loss).items()
+    }
+    return {"validation_loss": _finite(loss), **{f"validation_{name}": value for name, value in means.items()}}
+
+
+def _finite(loss: float) -> float:
+    if not isfinite(loss):
+        raise StageError(
+            f"validation loss {loss}: the model is ruined; lower the learning rate or lengthen the warm-up, and look "
+            "at the validation rows; the last checkpoint is from before this step"
+        )
+    return loss

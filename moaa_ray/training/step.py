@@ -6,6 +6,7 @@ store knows each unit's counts), never by a microbatch's own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from moaa_ray.training.losses import (
     pair_metrics,
 )
 from moaa_ray.training.microbatch import Microbatch
-from moaa_ray.training.strategies.base import Strategy, all_sum
+from moaa_ray.training.strategies.base import Strategy, all_gathered, all_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class StepResult:
 
     loss: float
     grad_norm: float
+    own_loss: float
+    """This worker's share of the loss."""
     metrics: dict[str, float]
 
 
@@ -53,8 +56,9 @@ def sft_step(strategy: Strategy, microbatches: Sequence[Microbatch], *, num_targ
             loss = strategy.model(batch, weights)
             total += loss.detach().double().cpu()
             strategy.backward(loss)
+    own_loss = float(total)
     loss = float(all_sum(total))
-    return StepResult(loss=loss, grad_norm=strategy.update(rate), metrics={})
+    return StepResult(loss=loss, grad_norm=strategy.update(rate), own_loss=own_loss, metrics={})
 
 
 def document_logprobs(logprobs: Tensor, batch: Microbatch, ld_alpha: float | None) -> Tensor:
@@ -83,16 +87,18 @@ def preference_step(
     total = torch.zeros((), dtype=torch.float64)
     for i, (batch, reference) in enumerate(zip(microbatches, references, strict=True)):
         with strategy.microbatch(is_last=i == len(microbatches) - 1):
-            pairs = pairs_of(strategy.model(batch), batch, reference, settings.ld_alpha)
+            logprobs = strategy.model(batch)
+            pairs = pairs_of(logprobs, batch, reference, settings.ld_alpha)
             loss = LOSSES[settings.kind](pairs, settings.loss).sum() / num_pairs
-            loss = loss - settings.sft_weight * pairs.chosen.sum() / num_chosen_targets
+            chosen = document_sums(logprobs, batch.document_of, batch.num_documents)[::2]
+            loss = loss - settings.sft_weight * chosen.sum() / num_chosen_targets
             total += loss.detach().cpu()
             strategy.backward(loss)
-        for name, value in pair_metrics(pairs, settings.loss).items():
+        for name, value in pair_metrics(pairs, settings.kind, settings.loss).items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu()
     over_all = all_sum(torch.stack([total, *sums.values()]))
     metrics = {name: float(value) / num_pairs for name, value in zip(sums, over_all[1:], strict=True)}
-    return StepResult(loss=float(over_all[0]), grad_norm=strategy.update(rate), metrics=metrics)
+    return StepResult(loss=float(over_all[0]), grad_norm=strategy.update(rate), own_loss=float(total), metrics=metrics)
 
 
 def pairs_of(logprobs: Tensor, batch: Microbatch, reference: Tensor, ld_alpha: float | None) -> Pairs:
@@ -110,12 +116,17 @@ def pairs_of(logprobs: Tensor, batch: Microbatch, reference: Tensor, ld_alpha: f
     )
 
 
-def check_finite(step: int, result: StepResult, unit_ids: Sequence[str]) -> None:
-    """Raise StageError at a loss or norm that is not finite, before it is saved."""
-    values = torch.tensor([result.loss, result.grad_norm])
-    if not bool(torch.isfinite(values).all()):
+def check_finite(step: int, result: StepResult, own_ids: Sequence[str]) -> None:
+    """Raise StageError at a loss or norm that is not finite, before it is saved; all workers raise it together.
+
+    own_ids are this worker's rows; those of workers whose share of the loss is not finite are named, else all.
+    """
+    if not (isfinite(result.loss) and isfinite(result.grad_norm)):
+        shares = all_gathered((not isfinite(result.own_loss), list(own_ids)))
+        guilty = [row_id for is_guilty, ids in shares if is_guilty for row_id in ids]
+        ids = guilty or [row_id for _, ids in shares for row_id in ids]
         raise StageError(
             f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}; the rows were "
-            f"{', '.join(unit_ids[:8])}{', ...' if len(unit_ids) > 8 else ''}. Lower the learning rate, lengthen the "
+            f"{', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}. Lower the learning rate, lengthen the "
             "warm-up, or look at these rows; the last checkpoint is from before this step"
         )

@@ -54,6 +54,12 @@ def check_supported(model: nn.Module) -> None:
     for field in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
         if getattr(config, field, None) not in (None, 1, 1.0):
             raise ConfigError(f"student {name}: {field} is not supported; choose a Llama, Qwen, Gemma or Mistral model")
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise ConfigError(
+            f"student {name}: its layers of {', '.join(sorted(kinds))} would carry one document's state into the next "
+            "of a pack; choose a model of attention layers only: Llama, Qwen2/3, Gemma, Mistral"
+        )
     if not isinstance(getattr(model.base_model, "layers", None), nn.ModuleList):  # pyright: ignore
         raise ConfigError(f"student {name} has no list of decoder layers that training could wrap")
     output = model.get_output_embeddings()  # pyright: ignore

@@ -136,10 +136,10 @@ def close_dataset(store: Store, stage: Stage, dataset: Dataset, results: Sequenc
         raise DataError(
             f"{dataset.config.path}: no row of {prepared.num_rows:,} can be trained on ({why}); {_first(results)}"
         )
+    _write_failures(store, stage, dataset, results)  # first: once finished, a dataset is not looked at again
     facts = {"path": dataset.config.path, "rows": prepared.num_rows, "dropped": dict(dropped)}
     finish(store, dataset.folder, facts)
     finish(store, dataset.validation_folder, facts)
-    _write_failures(store, stage, dataset, results)
     return prepared
 
 

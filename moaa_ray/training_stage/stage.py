@@ -133,7 +133,10 @@ def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:
 def _fingerprint(
     loaded: LoadedTraining, config: SftConfig | DpoConfig, student: StudentFiles, datasets: list[Dataset]
 ) -> dict[str, str]:
-    units = {f"data.{i}": dataset.folder.rsplit("/", 1)[-1] for i, dataset in enumerate(datasets)}
+    units = {}
+    for i, dataset in enumerate(datasets):
+        units[f"data.{i}"] = dataset.folder.rsplit("/", 1)[-1]
+        units[f"data.{i}.taken"] = f"weight {dataset.config.weight!r}, epochs {dataset.config.epochs!r}"
     fields = section_fingerprint(config, without=("data", "student"))
     return {**fields, **units, "student": student.digest, "seed": str(loaded.recipe.seed)}
 
@@ -144,8 +147,8 @@ def _finished(store: Store, stage: Stage, fingerprint: dict[str, str]) -> Traini
     if not store.exists(path):
         return None
     record = json.loads(store.read(path))
-    if record["fingerprint"] == fingerprint and store.exists(f"models/{stage}/config.json"):
-        return TrainingSummary(**record["summary"])
+    if record["fingerprint"] == fingerprint:  # with the model gone, training finds itself over and exports again
+        return TrainingSummary(**record["summary"]) if store.exists(f"models/{stage}/config.json") else None
     changed = sorted(
         k for k in {*record["fingerprint"], *fingerprint} if record["fingerprint"].get(k) != fingerprint.get(k)
     )
@@ -181,6 +184,12 @@ def _train(
                 continue
             progress.note(f"{stage}: tokenising {dataset.config.path}")
             prepared.append(close_dataset(store, stage, dataset, prepare(dataset.tasks)))
+        num_held_out = sum(part.num_validation_units for part in prepared)
+        if not num_held_out and (config.export == "best" or config.early_stopping is not None):
+            raise ConfigError(
+                f"{stage}: export = best and early_stopping need validation, and validation_fraction = "
+                f"{config.validation_fraction} of these rows is none; raise it, or leave both out"
+            )
         plan = BatchPlan(
             sources=tuple(dataset.source(store) for dataset in datasets),
             batch=config.batch,
@@ -189,7 +198,7 @@ def _train(
         )
         job = make_job(
             loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,
-            num_held_out=sum(part.num_validation_units for part in prepared),
+            num_held_out=num_held_out,
             checkpoint_every=config.checkpoint_every or max(1, math.ceil(plan.num_steps / _CHECKPOINTS_A_RUN)),
         )  # fmt: skip
         progress.begin(plan, workers.num)

@@ -36,6 +36,14 @@ def test_every_row_is_in_one_chunk_in_order(tmp_path, kind, chunk_rows):
     assert all(chunk.start <= number < chunk.stop for chunk, number, _ in read)
 
 
+def test_one_large_row_group_is_cut_too(tmp_path):
+    pq.write_table(pa.table({"id": [str(i) for i in range(1000)]}), tmp_path / "0.parquet")
+    files = find_files(str(tmp_path), field="data")
+    chunks = find_chunks(files, chunk_rows=300)
+    assert [chunk.stop - chunk.start for chunk in chunks] == [300, 300, 300, 100]
+    assert [record["id"] for _, record in read_chunk(files, chunks[2], ["id"])] == [str(i) for i in range(600, 900)]
+
+
 def test_a_dataset_without_rows_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no row"):
         find_chunks(write(tmp_path, "parquet", [0]), chunk_rows=4)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,7 +12,7 @@ pytest.importorskip("transformers")
 
 from moaa_ray.data.store import open_store  # noqa: E402
 from moaa_ray.errors import ConfigError, FencedError, StageError  # noqa: E402
-from moaa_ray.training import loop  # noqa: E402
+from moaa_ray.training import loop, scoring  # noqa: E402
 from moaa_ray.training.job import Cadence, Rates  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
 from moaa_ray.training.metrics import read_metrics  # noqa: E402
@@ -125,6 +126,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_rows(student, tmp
     with pytest.raises(StageError, match=r"step [1-9]: loss .*nan.*the rows were r\d+, .*Lower the learning rate"):
         train(job, World())
     assert not (tmp_path / "models").exists()
+
+
+def test_a_validation_that_is_not_finite_stops_the_run(student, tmp_path, monkeypatch):
+    job = make_job(tmp_path, student, cadence=Cadence(checkpoint_every=100, validate_every=1, is_async=False))
+    monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: np.array([[float("nan")]]))
+    with pytest.raises(StageError, match="validation loss nan: the model is ruined"):
+        train(job, World())
 
 
 def test_a_checkpoint_of_another_run_is_refused(unbroken, student):

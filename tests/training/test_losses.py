@@ -46,7 +46,7 @@ def test_orpo_by_hand():
 def test_dpo_starts_at_ln_2_with_margin_0():
     same = pairs(chosen=-11.0, rejected=-11.0)
     assert loss("sigmoid", same) == pytest.approx(log(2), rel=1e-15)
-    assert losses.pair_metrics(same, LossSettings())["accuracy"].item() == 0.5
+    assert losses.pair_metrics(same, "sigmoid", LossSettings())["accuracy"].item() == 0.5
 
 
 @pytest.mark.parametrize("margin", [120.0, -120.0])
@@ -86,7 +86,7 @@ def test_length_desensitised_weighs_the_tail_of_the_longer_completion():
 
 
 def test_pair_metrics_are_sums_and_count_the_longer():
-    metrics = losses.pair_metrics(pairs(), LossSettings(beta=0.5))
+    metrics = losses.pair_metrics(pairs(), "sigmoid", LossSettings(beta=0.5))
     assert {name: value.item() for name, value in metrics.items()} == pytest.approx(
         {
             "margin": 1.0,
@@ -101,3 +101,12 @@ def test_pair_metrics_are_sums_and_count_the_longer():
             "rejected_tokens": 5.0,
         }
     )
+
+
+def test_losses_that_compare_means_tell_the_margin_of_means():
+    # Sums prefer rejected (-5 against -2), means prefer chosen (-0.5 against -1).
+    of = pairs(chosen=-5.0, rejected=-2.0, ref_chosen=0.0, ref_rejected=0.0, tokens=(10, 2))
+    told = losses.pair_metrics(of, "simpo", LossSettings(beta=2.0))
+    assert told["accuracy"].item() == 1.0
+    assert told["margin"].item() == pytest.approx(1.0)
+    assert losses.pair_metrics(of, "sigmoid", LossSettings(beta=2.0))["accuracy"].item() == 0.0

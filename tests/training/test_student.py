@@ -86,3 +86,10 @@ def test_a_model_with_parts_that_would_be_left_out_is_refused():
 def test_documents_that_are_empty_are_refused():
     with pytest.raises(ValueError, match="every document tokens"):
         lay_out([Document(tokens=np.zeros(0, np.int32), counts=np.zeros(0, bool))])
+
+
+def test_layers_that_carry_state_over_documents_are_refused():
+    model = make_model("llama")
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ConfigError, match="layers of linear_attention would carry one document's state into the next"):
+        Student(model)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from moaa_ray.errors import MoaaError
+from moaa_ray.errors import MoaaError, StageError
 from moaa_ray.training.optimizer import AdamWSettings, build_adamw, scale_grads, squared_norm
 from moaa_ray.training.student import Student
 from moaa_ray.training.weights import give_storage, plain_name
@@ -141,8 +141,20 @@ def all_sum(values: Tensor) -> Tensor:
     return values
 
 
+def all_gathered(value: Any) -> list[Any]:
+    """The values of all workers, by rank, in each of them."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def from_first(work: Callable[[], Answer]) -> Answer:
-    """What `work` returns in the first worker, which alone calls it, in all of them; they all raise its MoaaError."""
+    """What `work` returns in the first worker, which alone calls it, in all of them; they all raise what it raises.
+
+    Errors that are not of ours become a StageError: the others would wait for ever for one that went its own way.
+    """
     if not dist.is_initialized():
         return work()
     told: list[Any] = [None, None]
@@ -151,6 +163,8 @@ def from_first(work: Callable[[], Answer]) -> Answer:
             told[0] = work()
         except MoaaError as error:
             told[1] = error
+        except Exception as error:  # whatever it is, the others are waiting
+            told[1] = StageError(f"the first worker failed: {type(error).__name__}: {error}")
     dist.broadcast_object_list(told)
     if told[1] is not None:
         raise told[1]

@@ -40,7 +40,9 @@ class Fsdp2(Plain):
     def microbatch(self, *, is_last: bool) -> Iterator[None]:
         """See Strategy."""
         model = cast(FSDPModule, self.model)
-        model.set_requires_gradient_sync(is_last)
+        # Gradients are sharded after every microbatch: kept whole until the last, they would fill each worker's memory.
+        if is_hybrid(self.world):
+            model.set_requires_all_reduce(is_last)
         model.set_is_last_backward(is_last)
         yield
 
