@@ -1,7 +1,6 @@
-"""What the training benchmarks share: documents and a model to train, a clock around steps, TRL's settings.
+"""What the training benchmarks share: a model to train, a clock around steps, TRL's settings.
 
-Every contender runs in a process of its own, on one thread, and trains on the same tokens: they are made once, by the
-project's own tokenization, and laid in a folder. Numbers of one run are one line of JSON, the process's last.
+Every contender runs in a process of its own, on one thread; what a run found is one line of JSON, its last.
 """
 
 import argparse
@@ -10,20 +9,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import _alpaca_units
 import _common
-import numpy as np
+import psutil
 import torch
 
-from moaa_ray.data.documents import Document
-
-DATA = Path(__file__).parents[2] / "shared" / "data"
-STUDENT = "Qwen1.5-110B-Chat"
-CHOSEN, REJECTED = "gpt4_1106_preview", "Meta-Llama-3.1-8B-Instruct-Turbo"
-MAX_TOKENS = 1024
-VOCABULARY = 8192
 RATE = 1e-4
 PACKS = PAIRS = 4
 """Of an optimizer step."""
@@ -37,7 +31,9 @@ def parser_of(text: str | None, *, steps: int) -> argparse.ArgumentParser:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repeat of one step: does it run?")
-    parser.add_argument("--data", type=Path, default=DATA, help="the folder of the AlpacaEval parquet files")
+    parser.add_argument(
+        "--data", type=Path, default=_alpaca_units.DATA, help="the folder of the AlpacaEval parquet files"
+    )
     parser.add_argument("--folder", type=Path, help="keep the prepared documents here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -69,6 +65,12 @@ def interleave(script: str, names: Sequence[str], folder: Path, arguments: argpa
     return runs
 
 
+def about(load: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The head of a report, with TRL's version."""
+    found = _common.about(load, steps=arguments.steps, repeats=arguments.repeats, threads=1)
+    return found | {"versions": found["versions"] | {"trl": metadata.version("trl")}}
+
+
 def ratios(runs: Mapping[str, Sequence[Mapping]], key: str, over: str) -> dict[str, dict[str, float]]:
     """How often the number of contender `over` each other's number is, of runs that stand side by side."""
     return {
@@ -78,96 +80,8 @@ def ratios(runs: Mapping[str, Sequence[Mapping]], key: str, over: str) -> dict[s
     }
 
 
-def prepare(folder: Path, data: Path, *, num_units: int) -> None:
-    """Write num_units packs of STUDENT's completions and num_units pairs as token arrays; exits where data is absent."""
-    if (folder / "documents.npz").exists():
-        return
-    completions, prompts = (data / f"alpaca_eval_{name}.parquet" for name in ("completions", "prompts"))
-    if not (completions.exists() and prompts.exists()):
-        sys.exit(f"skipped: {data} has no alpaca_eval_completions.parquet and alpaca_eval_prompts.parquet; give --data")
-    import pyarrow.parquet as pq
-
-    from moaa_ray.data.documents import DocumentTokenizer
-    from moaa_ray.data.units import UnitSettings, pair_units, sft_units
-
-    asked = {row["id"]: row["prompt"] for row in pq.read_table(prompts).to_pylist()}
-    said: dict[str, dict[str, str]] = {}
-    for row in pq.read_table(completions).to_pylist():
-        said.setdefault(row["model"], {})[row["id"]] = row["completion"]
-    words = train_tokenizer([*asked.values(), *(text for of in said.values() for text in of.values())])
-    tokenizer = DocumentTokenizer(words)
-    settings = UnitSettings(max_tokens=MAX_TOKENS, over_long="truncate", validation_fraction=0.0)
-    user = {i: [{"role": "user", "content": text}] for i, text in asked.items()}
-    assistant = lambda model, i: [{"role": "assistant", "content": said[model][i]}]  # noqa: E731
-    sft = sft_units(
-        [{"id": i, "messages": user[i] + assistant(STUDENT, i)} for i in said[STUDENT]], tokenizer, settings
-    )
-    pairs = pair_units(
-        [
-            {"id": i, "prompt": user[i], "chosen": assistant(CHOSEN, i), "rejected": assistant(REJECTED, i)}
-            for i in said[CHOSEN]
-        ],
-        tokenizer,
-        settings,
-    )
-    draw = np.random.default_rng(0)
-    words.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    save_units(
-        folder / "documents.npz",
-        {
-            name: [units[i].documents for i in draw.permutation(len(units))[:num_units]]
-            for name, units in (("packs", sft.train), ("pairs", pairs.train))
-        },
-    )
-
-
-def train_tokenizer(texts: Sequence[str]) -> Any:
-    """A byte-level BPE tokenizer of VOCABULARY words with Llama 3's chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    from moaa_ray.tiny import LLAMA3
-
-    special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[3], pad_token=special[4]
-    )
-    fast.add_special_tokens({"additional_special_tokens": special[:4]})
-    fast.chat_template = LLAMA3
-    return fast
-
-
-def save_units(path: Path, groups: Mapping[str, Sequence[Sequence[Document]]]) -> None:
-    """Groups of units, each unit a sequence of documents, as flat arrays."""
-    arrays = {}
-    for name, units in groups.items():
-        documents = [document for unit in units for document in unit]
-        arrays[f"{name}.tokens"] = np.concatenate([document.tokens for document in documents])
-        arrays[f"{name}.counts"] = np.concatenate([document.counts for document in documents])
-        arrays[f"{name}.lengths"] = np.array([len(document.tokens) for document in documents])
-        arrays[f"{name}.unit_sizes"] = np.array([len(unit) for unit in units])
-    np.savez(path, **arrays)
-
-
-def load_units(folder: Path, name: str) -> list[list[Document]]:
-    """What save_units has saved under this name."""
-    arrays = np.load(folder / "documents.npz", allow_pickle=False)
-    stops = np.cumsum(arrays[f"{name}.lengths"])[:-1]
-    tokens, counts = (np.split(arrays[f"{name}.{what}"], stops) for what in ("tokens", "counts"))
-    documents = iter([Document(tokens=t, counts=c) for t, c in zip(tokens, counts, strict=True)])
-    return [[next(documents) for _ in range(size)] for size in arrays[f"{name}.unit_sizes"]]
-
-
-def make_llama(*, vocabulary: int = VOCABULARY, layers: int = 6) -> Any:
-    """A 256-wide float32 Llama with random weights, the same in every process; pads with the token 4."""
+def make_llama(*, vocabulary: int = _alpaca_units.VOCABULARY, layers: int = 6) -> Any:
+    """A 256-wide float32 Llama with random weights, the same in every process."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -178,10 +92,10 @@ def make_llama(*, vocabulary: int = VOCABULARY, layers: int = 6) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=4 * MAX_TOKENS,
-        bos_token_id=0,
-        eos_token_id=3,
-        pad_token_id=4,
+        max_position_embeddings=4 * _alpaca_units.MAX_TOKENS,
+        bos_token_id=_alpaca_units.BOS,
+        eos_token_id=_alpaca_units.EOS,
+        pad_token_id=_alpaca_units.PAD,
         attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config)
@@ -194,6 +108,11 @@ class Clock:
         self._ends: list[tuple[float, float]] = []
         self._done: list[int] = []
         self.losses: list[float] = []
+        self.rss_at_start = 0
+
+    def starts(self) -> None:
+        """Right before the first step: what is resident now, in bytes, is there to stay."""
+        self.rss_at_start = psutil.Process().memory_info().rss
 
     def step_ended(self, amount: int, loss: float) -> None:
         """After every optimizer step: how much it trained on (tokens, pairs), and its loss."""
@@ -240,7 +159,7 @@ def trl_settings(folder: Path, *, steps: int, batch: int, accumulation: int, **m
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
-        "max_length": MAX_TOKENS,
+        "max_length": _alpaca_units.MAX_TOKENS,
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -255,6 +174,9 @@ def timed(trainer_class: type, clock: Clock, amount_of: Callable[[Mapping[str, A
 
     class Ticks(TrainerCallback):
         amount, loss = 0, 0.0
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            clock.starts()
 
         def on_step_end(self, args, state, control, **kwargs):
             clock.step_ended(self.amount, self.loss)

@@ -16,9 +16,11 @@ completions alone, everywhere. The first step of a run is not measured.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import _alpaca_units
 import _common
 import _training
 import torch
@@ -38,6 +40,7 @@ def ours(model: torch.nn.Module, packs: Sequence[Sequence[Document]], *, micro_b
 
     strategy = Single(Student(model), World(), Numerics())
     clock = _training.Clock()
+    clock.starts()
     for start in range(0, len(packs), _training.PACKS):
         step = packs[start : start + _training.PACKS]
         micro = [
@@ -57,9 +60,10 @@ def bare(model: torch.nn.Module, packs: Sequence[Sequence[Document]]) -> _traini
         model.parameters(), lr=_training.RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
     clock = _training.Clock()
+    clock.starts()
     for start in range(0, len(packs), _training.PACKS):
         step = packs[start : start + _training.PACKS]
-        tokens = torch.full((len(step), _training.MAX_TOKENS), 4)
+        tokens = torch.full((len(step), _alpaca_units.MAX_TOKENS), _alpaca_units.PAD)
         labels = torch.full_like(tokens, -100)
         num_tokens = 0
         for row, pack in enumerate(step):
@@ -91,7 +95,6 @@ def trl(
 ) -> _training.Clock:
     """SFTTrainer on the same tokens, packed by itself; strategy None: not packed."""
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
     rows = [
@@ -108,13 +111,13 @@ def trl(
         model=model,
         args=SFTConfig(**settings),
         train_dataset=Dataset.from_list(rows),
-        processing_class=PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), pad_token="<|pad|>"),
+        processing_class=_alpaca_units.load_tokenizer(folder),
     )
     trainer.train()
     return clock
 
 
-def num_real_tokens(inputs: dict) -> int:
+def num_real_tokens(inputs: Mapping[str, Any]) -> int:
     mask = inputs.get("attention_mask")
     return int(inputs["input_ids"].numel() if mask is None else mask.sum())
 
@@ -122,7 +125,7 @@ def num_real_tokens(inputs: dict) -> int:
 def measure(name: str, folder: Path, steps: int) -> dict:
     """One run of one contender in this process."""
     torch.set_num_threads(1)
-    packs = _training.load_units(folder, "packs")[: steps * _training.PACKS]
+    packs = _alpaca_units.load_units(folder, "packs")[: steps * _training.PACKS]
     documents = [document for pack in packs for document in pack]
     model = _training.make_llama()
     if name.startswith("ours"):
@@ -142,7 +145,7 @@ def measure(name: str, folder: Path, steps: int) -> dict:
 def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
     keys = ("tokens_per_cpu_s", "tokens_per_s", "peak_rss_mb", "mean_loss")
     return {
-        **_common.about(load, steps=arguments.steps, repeats=arguments.repeats, threads=1),
+        **_training.about(load, arguments),
         "ours_over": _training.ratios(runs, "tokens_per_cpu_s", over="ours"),
         "ours_1x4_over": _training.ratios(runs, "tokens_per_cpu_s", over="ours_1x4"),
         "by_contender": {name: _common.spreads(of, keys) for name, of in runs.items()},
@@ -157,7 +160,7 @@ def main() -> None:
         return
     load = _common.load_before()
     with _common.scratch(arguments.folder) as folder:
-        _training.prepare(folder, arguments.data, num_units=_training.PACKS * (arguments.steps + 1))
+        _alpaca_units.prepare(folder, arguments.data, num_units=_training.PACKS * (arguments.steps + 1))
         runs = _training.interleave(__file__, CONTENDERS, folder, arguments)
     _common.save(report(runs, load, arguments), arguments.out)
 
