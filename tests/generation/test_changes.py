@@ -146,9 +146,12 @@ def test_with_allow_changes_a_killed_run_goes_on_with_another_mixture_and_says_s
     own.mkdir()
     runs.write_prompts(own / "prompts.jsonl", 100, turns=turns)
     recipe = runs.write_recipe(own, models=resumes.SLOW)
-    resumes.kill_after(recipe, own / "run", 9, "generate.phases=2")
+    resumes.kill_after(recipe, own / "run", 11, "generate.phases=2")
     before = resumes.answered(own / "run")
-    assert 0 < len(before["aggregate"]) < 100
+    num_answered = len(before["aggregate"])
+    assert 0 < num_answered < sum(turns(i) for i in range(100)), sorted(
+        map(str, (own / "run" / "work").rglob("*.parquet"))
+    )
     text = runs.write_recipe(own).read_text(encoding="utf-8")
     recipe.write_text(text.replace("  b: {engine: fake}\n", "").replace("{model: b}, ", ""), encoding="utf-8")
     code, output = runs.run(recipe)
