@@ -21,7 +21,7 @@ QWEN = (
 )
 END_OF_TURN = {"qwen3": "<|im_end|>", "gemma": "<end_of_turn>", "llama3": "<|eot_id|>", "mistral": "</s>"}
 TEMPLATES = {"qwen3": QWEN, "gemma": GEMMA, "llama3": LLAMA3, "mistral": MISTRAL}
-COMPLETIONS = Path("/work/shared/data/alpaca_eval_completions.parquet")
+COMPLETIONS = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval_completions.parquet"
 
 
 def talk(*texts: str, system: str | None = None) -> list[Message]:
