@@ -198,3 +198,25 @@ def timed(trainer_class: type, clock: Clock, amount_of: Callable[[Mapping[str, A
             return loss
 
     return Timed
+
+
+def run(
+    file: str,
+    doc: str | None,
+    contenders: Sequence[str],
+    measure: Callable[[str, Path, int], dict],
+    report: Callable[[dict[str, list[dict]], float, argparse.Namespace], dict],
+    *,
+    steps: int,
+    units_a_step: int,
+) -> None:
+    """The whole of a benchmark: one contender where --one names it, else all of them interleaved, and the report."""
+    arguments = parse(parser_of(doc, steps=steps))
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
+        return
+    load = _common.load_before()
+    with _common.scratch(arguments.folder) as folder:
+        _alpaca_units.prepare(folder, arguments.data, num_units=units_a_step * (arguments.steps + 1))
+        runs = interleave(file, contenders, folder, arguments)
+    _common.save(report(runs, load, arguments), arguments.out)

@@ -12,7 +12,6 @@ growth_in_buffers: what V -> 2V words add, in output-layer gradients of the V wo
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import _alpaca_units
@@ -88,15 +87,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 
 def main() -> None:
-    arguments = _training.parse(_training.parser_of(__doc__, steps=1))
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
-        return
-    load = _common.load_before()
-    with _common.scratch(arguments.folder) as folder:
-        _alpaca_units.prepare(folder, arguments.data, num_units=_training.PACKS * (arguments.steps + 1))
-        runs = _training.interleave(__file__, CONTENDERS, folder, arguments)
-    _common.save(report(runs, load, arguments), arguments.out)
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=1, units_a_step=_training.PACKS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ alone are compared, without the first; what the reference pass took is reported 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,15 +135,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 
 def main() -> None:
-    arguments = _training.parse(_training.parser_of(__doc__, steps=5))
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
-        return
-    load = _common.load_before()
-    with _common.scratch(arguments.folder) as folder:
-        _alpaca_units.prepare(folder, arguments.data, num_units=_training.PAIRS * (arguments.steps + 1))
-        runs = _training.interleave(__file__, CONTENDERS, folder, arguments)
-    _common.save(report(runs, load, arguments), arguments.out)
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=5, units_a_step=_training.PAIRS)
 
 
 if __name__ == "__main__":

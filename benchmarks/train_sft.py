@@ -15,7 +15,6 @@ completions alone, everywhere. The first step of a run is not measured.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,15 +153,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 
 def main() -> None:
-    arguments = _training.parse(_training.parser_of(__doc__, steps=5))
-    if arguments.one:
-        print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
-        return
-    load = _common.load_before()
-    with _common.scratch(arguments.folder) as folder:
-        _alpaca_units.prepare(folder, arguments.data, num_units=_training.PACKS * (arguments.steps + 1))
-        runs = _training.interleave(__file__, CONTENDERS, folder, arguments)
-    _common.save(report(runs, load, arguments), arguments.out)
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=5, units_a_step=_training.PACKS)
 
 
 if __name__ == "__main__":
