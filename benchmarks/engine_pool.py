@@ -62,7 +62,7 @@ def commit_open_rows(store, pass_name: str, rows: int):
     import pyarrow as pa
 
     from moaa_ray.data import commit, schemas
-    from moaa_ray.generation.todo import STAGE
+    from moaa_ray.mixture_line import STAGE
     from moaa_ray.types import Message, Row
 
     epoch = commit.take_epoch(store, commit.owner_record())
@@ -76,12 +76,15 @@ def commit_open_rows(store, pass_name: str, rows: int):
 def one_pool_line(model: str, rows: int, device: str, folder: str):
     """A line of one pool over rows in a fresh run directory, and its blocks."""
     from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
+    from moaa_ray.core.passes import StageWork
     from moaa_ray.core.planning import block_rows
+    from moaa_ray.core.turns import close_turn
     from moaa_ray.data.store import open_store
     from moaa_ray.engines.build import build_engine
     from moaa_ray.generation import todo
     from moaa_ray.generation.line import Line, Pool
     from moaa_ray.generation.worker import PoolWork
+    from moaa_ray.mixture_line import STAGE
     from moaa_ray.types import Sampling
 
     ask = MixturePass(
@@ -115,9 +118,10 @@ def one_pool_line(model: str, rows: int, device: str, folder: str):
     )
     line = Line(
         run_uri=store.uri,
-        stage=todo.STAGE,
         epoch=epoch.number,
-        passes=(ask,),
+        work=StageWork(
+            stage=STAGE, passes=(ask,), close=functools.partial(close_turn, passes=(ask,)), reopen=lambda row: row
+        ),
         pools=(pool,),
         num_done=1,
         num_credits=2 * in_flight,

@@ -76,6 +76,7 @@ async def _loop(num_rows: int, block_rows: int, arguments: argparse.Namespace) -
     from moaa_ray.generation import todo
     from moaa_ray.generation.blocks import in_flight_schema, rows_for_passes, with_answers
     from moaa_ray.generation.ends import Admit, Commit
+    from moaa_ray.generation.stage import generate_work
     from moaa_ray.loading import load_recipe
     from moaa_ray.mixture_line import mixture_passes
 
@@ -90,7 +91,8 @@ async def _loop(num_rows: int, block_rows: int, arguments: argparse.Namespace) -
     epoch = commit.take_epoch(store, commit.owner_record())
     refs = _seed(store, epoch, names, num_rows, arguments.prompt_chars)
     blocks = todo.blocks_for([todo.Step(ref=ref, turn=0, first_pass=0) for ref in refs], block_rows=block_rows)
-    admit, end = Admit(store.uri, passes, None), Commit(store.uri, todo.STAGE, epoch.number, passes, len(passes), None)
+    work = generate_work(loaded)
+    admit, end = Admit(store.uri, work, None), Commit(store.uri, work, epoch.number, len(passes), None)
     engines = [build_engine(loaded.recipe.models[p.engine]) for p in passes]
     for engine in engines:
         await engine.start()
@@ -119,7 +121,8 @@ def _seed(store, epoch, names: list[str], num_rows: int, num_chars: int) -> list
     import pyarrow as pa
 
     from moaa_ray.data import commit, schemas
-    from moaa_ray.generation.todo import SEED_ROWS, STAGE
+    from moaa_ray.generation.todo import SEED_ROWS
+    from moaa_ray.mixture_line import STAGE
     from moaa_ray.types import Message, Row
 
     refs = []

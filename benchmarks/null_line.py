@@ -36,10 +36,10 @@ def planned_block_rows(recipe: Path, num_rows: int) -> int:
     """What the planner chooses for this recipe on this machine."""
     from moaa_ray.core.packing_gpus import Cluster, Node
     from moaa_ray.loading import load_recipe
-    from moaa_ray.planner import plan_generate, slots_wanted
+    from moaa_ray.mixture_line import plan_generate, plan_input
 
     loaded = load_recipe(recipe)
-    cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=max(2.0, slots_wanted(loaded.recipe)), gpu=""),))
+    cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=max(2.0, plan_input(loaded.recipe).cpu_slots), gpu=""),))
     return plan_generate(loaded.recipe, cluster, num_rows, base_dir=loaded.base_dir).phases[0].block_rows
 
 

@@ -14,7 +14,8 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from moaa_ray.core.budget import MIN_PROPOSAL_TOKENS
-from moaa_ray.recipe import MixtureConfig, Recipe, SlotConfig
+from moaa_ray.recipe import Recipe
+from moaa_ray.recipe_mixture import MixtureConfig, SlotConfig
 from moaa_ray.recipe_models import Model
 
 PROMPT_TOKENS = 256

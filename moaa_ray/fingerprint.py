@@ -7,8 +7,10 @@ the recipe is written as text stands in recipe_yaml.py.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from moaa_ray.recipe import Recipe, SourceConfig
-from moaa_ray.recipe_models import Config, Execution, ExecutionKeys
+from moaa_ray.recipe import Recipe
+from moaa_ray.recipe_models import Config, Execution, ExecutionKeys, Model
+from moaa_ray.recipe_preference import judge_models
+from moaa_ray.recipe_prompts import SourceConfig
 
 _SOURCES = "prompts.sources["
 
@@ -26,12 +28,20 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
         for field, text in _fields(source, f"{_SOURCES}{source.path}]"):
             ways.setdefault(field, set()).add(text)
     fields = {
-        **dict(_fields(recipe, "")),
+        **dict(_fields(recipe.model_copy(update={"models": _without_judges(recipe)}), "")),
         **{field: texts.pop() if len(texts) == 1 else f"[{', '.join(sorted(texts))}]" for field, texts in ways.items()},
     }
     if clash := fields.keys() & extra.keys():
         raise ValueError(f"extra names a field of the recipe: {sorted(clash)}; call it something else")
     return fields | {name: _json(text) for name, text in extra.items()}
+
+
+def _without_judges(recipe: Recipe) -> dict[str, Model]:
+    """The models without those that only judge or are only sampled from: they make no rows, and may come and go."""
+    slots = [*(slot for layer in recipe.mixture.stacked() for slot in layer), recipe.mixture.aggregator]
+    later = {recipe.sample.model, *(name for judge in recipe.judges.values() for name in judge_models(judge))}
+    later -= {slot.model for slot in slots}
+    return {name: model for name, model in recipe.models.items() if name not in later}
 
 
 def section_fingerprint(section: Config, *, without: Sequence[str] = ()) -> dict[str, str]:

@@ -16,7 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from moaa_ray import checks
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import model_problems, resolve_path, window_of
-from moaa_ray.recipe import MixtureConfig, Recipe, Run, TrainingRecipe
+from moaa_ray.recipe import Recipe, Run, TrainingRecipe
+from moaa_ray.recipe_mixture import MixtureConfig
 from moaa_ray.recipe_models import Model, VllmModel
 from moaa_ray.recipe_yaml import parse_yaml
 

@@ -1,10 +1,22 @@
 """From a recipe to the passes of its mixture, in line order. The planner and the generate stage both start here."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
+from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.passes import Pass
 from moaa_ray.core.templates import AGGREGATE_VERSION, aggregate_messages
-from moaa_ray.recipe import Recipe, SlotConfig
+from moaa_ray.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.recipe import Recipe, Run
+from moaa_ray.recipe_mixture import SlotConfig
+from moaa_ray.recipe_models import FakeModel
 from moaa_ray.types import Message, Sampling
 
+STAGE = "generate"
+TEMPLATE_TOKENS = 200
+"""Tokens of the aggregation prompt beside the proposals; an assumption."""
 DIRECT = "direct"
 AGGREGATE = "aggregate"
 
@@ -37,23 +49,80 @@ def mixture_passes(recipe: Recipe) -> tuple[MixturePass, ...]:
     return tuple(passes)
 
 
+def mixture_loads(recipe: Recipe, windows: Mapping[str, int | None], *, mean_turns: float) -> dict[str, PassLoad]:
+    """What every pass of the mixture is expected to ask of a row, by pass name.
+
+    A prompt holds the conversation so far (half of the mean number of earlier turns) and, where the pass reads others,
+    all their completions and the template; it is cut to what the window leaves beside max_tokens, as proposals are.
+    """
+    base = recipe.plan.prompt_tokens
+    base += (mean_turns - 1) / 2 * (recipe.plan.prompt_tokens + recipe.plan.completion_tokens)
+    loads: dict[str, PassLoad] = {}
+    for each in mixture_passes(recipe):
+        out = expected_completion(recipe, each)
+        shown = sum(loads[name].num_requests * loads[name].completion_tokens for name in each.reads)
+        prompt = base + shown + (TEMPLATE_TOKENS if each.reads else 0)
+        if window := windows[each.engine]:
+            prompt = min(prompt, max(1.0, window - each.sampling.max_tokens))
+        loads[each.name] = PassLoad(num_requests=each.num_samples, prompt_tokens=prompt, completion_tokens=out)
+    return loads
+
+
+def expected_completion(recipe: Run, p: Pass) -> float:
+    """Mean tokens of a completion of this pass."""
+    model = recipe.models[p.engine]
+    mean = model.completion_tokens if isinstance(model, FakeModel) else recipe.plan.completion_tokens
+    return float(min(mean, p.sampling.max_tokens))
+
+
+def plan_input(recipe: Recipe, *, base_dir: str | Path = ".", mean_turns: float = 1.0) -> PlanInput:
+    """The generate stage, for the planner."""
+    return PlanInput(
+        stage=STAGE,
+        passes=mixture_passes(recipe),
+        loads=lambda windows: mixture_loads(recipe, windows, mean_turns=mean_turns),
+        recipe=recipe,
+        settings=recipe.generate,
+        base_dir=base_dir,
+    )
+
+
+def plan_generate(
+    recipe: Recipe,
+    cluster: Cluster,
+    num_rows: int | None,
+    mean_turns: float = 1.0,
+    *,
+    num_turns: int | None = None,
+    base_dir: str | Path = ".",
+) -> StagePlan:
+    """The plan of the generate stage; arguments as plan_stage's."""
+    asked = plan_input(recipe, base_dir=base_dir, mean_turns=mean_turns)
+    return plan_stage(asked, cluster, num_rows, mean_turns, num_turns=num_turns)
+
+
 def _pass(recipe: Recipe, slot: SlotConfig, name: str, layer: int, rules: MixtureRules, **fields) -> MixturePass:
     model = recipe.models[slot.model]
     return MixturePass(
         name=name,
         engine=slot.model,
         speaker=Speaker(proposer=slot.label, model=model.model, revision=model.revision, layer=layer),
-        sampling=Sampling(
-            max_tokens=slot.max_tokens,
-            temperature=slot.temperature,
-            top_p=slot.top_p,
-            top_k=slot.top_k,
-            min_p=slot.min_p,
-            repetition_penalty=slot.repetition_penalty,
-            stop=slot.stop,
-        ),
+        sampling=sampling_of(slot),
         rules=rules,
         **fields,
+    )
+
+
+def sampling_of(slot: SlotConfig) -> Sampling:
+    """How a slot draws its completions."""
+    return Sampling(
+        max_tokens=slot.max_tokens,
+        temperature=slot.temperature,
+        top_p=slot.top_p,
+        top_k=slot.top_k,
+        min_p=slot.min_p,
+        repetition_penalty=slot.repetition_penalty,
+        stop=slot.stop,
     )
 
 

@@ -8,7 +8,8 @@ from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedRecipe
-from moaa_ray.planner import GeneratePlan, plan_generate, slots_wanted
+from moaa_ray.mixture_line import plan_input
+from moaa_ray.planner import StagePlan, plan_stage
 
 CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""
@@ -18,9 +19,10 @@ _KEYS = ("gpus", "gpu", "cpus", "nodes")
 
 def plan_for_cli(loaded: LoadedRecipe, *, cluster: str, num_rows: int) -> str:
     """The plan of a recipe as text. An empty cluster is the local one that `generate` starts; num_rows 0: not known."""
-    here = max(os.cpu_count() or 1, ceil(slots_wanted(loaded.recipe)))
+    asked = plan_input(loaded.recipe, base_dir=loaded.base_dir)
+    here = max(os.cpu_count() or 1, ceil(asked.cpu_slots))
     shape = parse_cluster(cluster or f"cpus={here}")
-    return render_plan(plan_generate(loaded.recipe, shape, num_rows or None, base_dir=loaded.base_dir))
+    return render_plan(plan_stage(asked, shape, num_rows or None))
 
 
 def parse_cluster(text: str) -> Cluster:
@@ -62,7 +64,7 @@ def _count(fields: dict[str, str], key: str, default: int) -> int:
     return int(value)
 
 
-def render_plan(plan: GeneratePlan) -> str:
+def render_plan(plan: StagePlan) -> str:
     """The plan as plain text, at most 120 columns where names are short."""
     line, cluster = plan.line, plan.cluster
     kinds = ", ".join(sorted({node.gpu or "GPU" for node in cluster.nodes if node.num_gpus}))

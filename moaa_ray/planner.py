@@ -1,11 +1,11 @@
-"""From a recipe and a cluster to the plan of its generate stage: pools, replicas, phases, tokens, time, cost.
+"""From the passes of a stage and a cluster to its plan: pools, replicas, phases, tokens, time, cost.
 
 Reads config.json of local model folders and the built-in table of published shapes; no network, no Ray, no torch. How
 pools are built stands here, what one engine takes in pool_estimate.py, the search in core/planning.py, the text in
 plan_text.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec
 from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
-from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, Plan, plan_line
 from moaa_ray.errors import ConfigError
-from moaa_ray.mixture_line import mixture_passes
-from moaa_ray.pool_estimate import estimate_engine, pass_tokens
-from moaa_ray.recipe import Recipe
+from moaa_ray.pool_estimate import PassLoad, estimate_engine
+from moaa_ray.recipe import Run
+from moaa_ray.recipe_inference import InferenceConfig
 from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
 
 ASSUMED_ROWS = 10_000
@@ -27,9 +27,10 @@ ASSUMED_ROWS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratePlan:
-    """What `moaa plan` prints and the generate stage carries out."""
+class StagePlan:
+    """What `moaa plan` prints of a stage, and the stage carries out."""
 
+    stage: str
     line: Plan
     cluster: Cluster
     num_rows: int
@@ -50,28 +51,46 @@ class GeneratePlan:
         return self.cluster.num_gpus * self.line.makespan_s / 3600
 
 
-def plan_generate(
-    recipe: Recipe,
+@dataclass(frozen=True, kw_only=True)
+class PlanInput:
+    """The passes of a stage, and what is known of their work before anything runs."""
+
+    stage: str
+    passes: Sequence[Pass]
+    loads: Callable[[Mapping[str, int | None]], Mapping[str, PassLoad]]
+    """From the context windows of the engines (None: not known) to what each pass asks of a row, by pass name."""
+    recipe: Run
+    settings: InferenceConfig
+    base_dir: str | Path = "."
+
+    @property
+    def cpu_slots(self) -> float:
+        """CPU slots that a local cluster needs for the least engines of every pool, admission and commit included."""
+        pools = [self.recipe.models[engine] for engine, _ in groupby(p.engine for p in self.passes)]
+        return SERVICE_CPUS + sum(_least_replicas(model) * model.num_cpus for model in pools)
+
+
+def plan_stage(
+    asked: PlanInput,
     cluster: Cluster,
     num_rows: int | None,
     mean_turns: float = 1.0,
     *,
     num_turns: int | None = None,
-    base_dir: str | Path = ".",
-) -> GeneratePlan:
-    """The plan of the generate stage.
+) -> StagePlan:
+    """The plan of one stage.
 
     Args: num_rows, prompts still to be answered, None where unknown; mean_turns and num_turns, the mean and the
-    largest number of user turns (with several phases every turn loads the engines again); base_dir, the recipe's
-    folder. Raises ConfigError, with the sum, when a model fits into no engine or an engine onto no node.
+    largest number of user turns (with several phases every turn loads the engines again). Raises ConfigError, with the
+    sum, when a model fits into no engine or an engine onto no node.
     """
     notes: list[str] = []
     if num_rows is None:
         notes.append(f"The number of rows is not known: the figures are for {ASSUMED_ROWS:,} rows.")
     rows = ASSUMED_ROWS if num_rows is None else num_rows
     row_turns = max(1, round(rows * mean_turns))
-    pools, tokens = _pools(recipe, cluster, mean_turns, Path(base_dir), notes)
-    size = recipe.generate.block_rows
+    pools, tokens = _pools(asked, cluster, notes)
+    size = asked.settings.block_rows
 
     def planned(on: Cluster) -> Plan:
         return plan_line(
@@ -79,42 +98,42 @@ def plan_generate(
             on,
             num_rows=row_turns,
             num_rounds=num_turns or ceil(mean_turns),
-            phases=recipe.generate.phases,
+            phases=asked.settings.phases,
             fixed_block_rows=None if size == "auto" else size,
         )
 
     line = planned(cluster)
     pool_tokens = {pool.name: row_turns * tokens[pool.name] for pool in pools}
-    return GeneratePlan(
+    return StagePlan(
+        stage=asked.stage,
         line=line,
         cluster=cluster,
         num_rows=rows,
         mean_turns=mean_turns,
         pool_tokens=pool_tokens,
-        cost_usd=_cost_usd(recipe, pools, pool_tokens, cluster.num_gpus * line.makespan_s / 3600),
+        cost_usd=_cost_usd(asked.recipe, pools, pool_tokens, cluster.num_gpus * line.makespan_s / 3600),
         limit=_limit(line, cluster, planned),
         notes=(*dict.fromkeys([*notes, *_copies(line)]),),
     )
 
 
-def _pools(
-    recipe: Recipe, cluster: Cluster, mean_turns: float, base_dir: Path, notes: list[str]
-) -> tuple[list[PoolSpec], dict[str, float]]:
+def _pools(asked: PlanInput, cluster: Cluster, notes: list[str]) -> tuple[list[PoolSpec], dict[str, float]]:
     """Runs of passes on the same engine, in line order, and the expected tokens of one row in each."""
     gpu = _weakest_gpu(cluster, notes)
-    passes = mixture_passes(recipe)
+    models = asked.recipe.models
     estimates = {
-        name: estimate_engine(name, recipe.models[name], gpu=gpu, base_dir=base_dir)
-        for name in dict.fromkeys(p.engine for p in passes)
+        name: estimate_engine(name, models[name], gpu=gpu, base_dir=Path(asked.base_dir))
+        for name in dict.fromkeys(p.engine for p in asked.passes)
     }
-    expected = pass_tokens(passes, recipe, {name: e.window for name, e in estimates.items()}, mean_turns=mean_turns)
+    loads = asked.loads({name: e.window for name, e in estimates.items()})
     pools, tokens = [], {}
-    for engine, group in groupby(passes, key=lambda p: p.engine):
-        own: Sequence[MixturePass] = list(group)
-        model, estimate = recipe.models[engine], estimates[engine]
+    for engine, group in groupby(asked.passes, key=lambda p: p.engine):
+        own: Sequence[Pass] = list(group)
+        model, estimate = models[engine], estimates[engine]
         notes.extend(estimate.notes)
-        num_gpus = model.num_gpus if isinstance(model, VllmModel) and estimate.is_on_gpu else 0
+        num_gpus = getattr(model, "num_gpus", 0) if estimate.is_on_gpu else 0
         least, most = _replica_range(model)
+        loads_here = [loads[p.name] for p in own]
         pools.append(
             PoolSpec(
                 name="+".join(p.name for p in own),
@@ -122,16 +141,21 @@ def _pools(
                 passes=tuple(p.name for p in own),
                 num_gpus=num_gpus,
                 num_cpus=model.num_cpus,
-                seconds_per_row=sum(p.num_samples * estimate.completion_s(*expected[p.name]) for p in own),
-                floor_s_per_row=sum(p.num_samples * estimate.floor_s for p in own),
+                seconds_per_row=sum(
+                    load.num_requests * estimate.completion_s(load.prompt_tokens, load.completion_tokens)
+                    for load in loads_here
+                ),
+                floor_s_per_row=sum(load.num_requests * estimate.floor_s for load in loads_here),
                 min_replicas=least,
                 max_replicas=most,
                 load_s=estimate.load_s,
-                concurrency=model.concurrency,
+                concurrency=max(1, round(model.concurrency / max(load.num_requests for load in loads_here))),
                 shape=_shape_words(model) if num_gpus else "",
             )
         )
-        tokens[pools[-1].name] = sum(p.num_samples * sum(expected[p.name]) for p in own)
+        tokens[pools[-1].name] = sum(
+            load.num_requests * (load.prompt_tokens + load.completion_tokens) for load in loads_here
+        )
     return pools, tokens
 
 
@@ -165,7 +189,7 @@ def _shape_words(model: Model) -> str:
     return f"tensor_parallel {model.tensor_parallel} x pipeline_parallel {model.pipeline_parallel}"
 
 
-def _cost_usd(recipe: Recipe, pools: Sequence[PoolSpec], tokens: dict[str, float], gpu_hours: float) -> float | None:
+def _cost_usd(recipe: Run, pools: Sequence[PoolSpec], tokens: dict[str, float], gpu_hours: float) -> float | None:
     """GPU-hours and tokens at their prices; a GPU pool's token price counts only where GPU-hours have none."""
     hour = recipe.plan.gpu_hour_usd
     costs = [gpu_hours * hour] if hour is not None and gpu_hours else []
@@ -210,12 +234,6 @@ def _copies(line: Plan) -> list[str]:
                 f"{engine} stands in {len(uses)} pools: {places}; {cost}. Neighbouring passes would share one."
             )
     return notes
-
-
-def slots_wanted(recipe: Recipe) -> float:
-    """CPU slots that a local cluster needs for the least engines of every pool, admission and commit included."""
-    pools = [recipe.models[engine] for engine, _ in groupby(p.engine for p in mixture_passes(recipe))]
-    return SERVICE_CPUS + sum(_least_replicas(model) * model.num_cpus for model in pools)
 
 
 def _least_replicas(model: Model) -> int:

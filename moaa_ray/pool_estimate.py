@@ -1,12 +1,10 @@
 """What one engine of a recipe's model is expected to take; what is assumed because it is not known is said in notes."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moaa_ray.core.gpus import GpuType
-from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.model_size import ModelShape, bytes_per_weight, published_shape, shape_of_config
 from moaa_ray.core.throughput import (
     CPU_BANDWIDTH,
@@ -18,17 +16,22 @@ from moaa_ray.core.throughput import (
     gpu_row_s,
 )
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import FakeModel, Model, OpenaiModel, VllmModel
-
-TEMPLATE_TOKENS = 200
-"""Tokens of the aggregation prompt beside the proposals; an assumption."""
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
 
 UNKNOWN_S, UNKNOWN_LOAD_S = 1.0, 60.0
 """Seconds per completion, and to load, of an engine about which nothing is known; assumptions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassLoad:
+    """What one pass is expected to ask of one row."""
+
+    num_requests: float
+    prompt_tokens: float
+    completion_tokens: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,31 +110,6 @@ def _vllm(name: str, model: VllmModel, window: int | None, *, gpu: GpuType | Non
         size=size,
         notes=(speed, load),
     )
-
-
-def pass_tokens(
-    passes: Sequence[MixturePass], recipe: Recipe, windows: Mapping[str, int | None], *, mean_turns: float
-) -> dict[str, tuple[float, float]]:
-    """Expected (prompt, completion) tokens of one completion of every pass, by pass name.
-
-    A prompt holds the conversation so far (half of the mean number of earlier turns) and, where the pass reads others,
-    all their completions and the template; it is cut to what the window leaves beside max_tokens, as proposals are.
-    """
-    base = recipe.plan.prompt_tokens
-    base += (mean_turns - 1) / 2 * (recipe.plan.prompt_tokens + recipe.plan.completion_tokens)
-    tokens: dict[str, tuple[float, float]] = {}
-    samples = {p.name: p.num_samples for p in passes}
-    for each in passes:
-        model = recipe.models[each.engine]
-        mean = model.completion_tokens if isinstance(model, FakeModel) else recipe.plan.completion_tokens
-        out = float(min(mean, each.sampling.max_tokens))
-        shown = sum(samples[name] * tokens[name][1] for name in each.reads)
-        prompt = base + shown + (TEMPLATE_TOKENS if each.reads else 0)
-        window = windows[each.engine]
-        if window:
-            prompt = min(prompt, max(1.0, window - each.sampling.max_tokens))
-        tokens[each.name] = (prompt, out)
-    return tokens
 
 
 def _shape(model: VllmModel, base_dir: Path) -> ModelShape | None:

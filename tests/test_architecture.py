@@ -18,7 +18,7 @@ LONGER = {}  # path -> reason
 OURS_ALLOWED = {
     "core": {"core", "types", "errors"},
     "engines": {"engines", "core", "types", "errors", "recipe_models"},
-    "data": {"data", "core", "types", "errors", "recipe", "recipe_models", "engines"},
+    "data": {"data", "core", "types", "errors", "recipe_prompts", "recipe_filters", "recipe_models", "engines"},
     "training": {"training", "core", "data", "types", "errors"},
 }
 VENDORS = {"ray", "torch", "vllm", "transformers"}

@@ -5,8 +5,8 @@ import pytest
 
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_recipe
+from moaa_ray.mixture_line import plan_generate
 from moaa_ray.plan_text import duration, parse_cluster, plan_for_cli, render_plan
-from moaa_ray.planner import plan_generate
 from moaa_ray.recipe import Recipe
 
 FAKE = {"engine": "fake", "tokens_per_s": 100, "completion_tokens": 100}

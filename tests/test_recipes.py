@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from moaa_ray.loading import load_recipe, load_training
+from moaa_ray.mixture_line import plan_generate
 from moaa_ray.plan_text import parse_cluster, render_plan
-from moaa_ray.planner import GeneratePlan, plan_generate
+from moaa_ray.planner import StagePlan
 
 JOBS = Path(__file__).parents[1] / "jobs"
 CLUSTERS = {
@@ -18,7 +19,7 @@ CLUSTERS = {
 }
 
 
-def plan_of(name: str, cluster: str = "") -> GeneratePlan:
+def plan_of(name: str, cluster: str = "") -> StagePlan:
     loaded = load_recipe(JOBS / f"{name}.yaml")
     shape = parse_cluster(cluster or CLUSTERS.get(name, "cpus=16"))
     return plan_generate(loaded.recipe, shape, 66_135, mean_turns=1.2, base_dir=loaded.base_dir)

@@ -11,13 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moaa_ray.core.budget import DoesNotFitError, fit_proposals
-from moaa_ray.core.passes import CannotAskError, Room, completions, fill, open_samples
+from moaa_ray.core.passes import ENGINE_MISSING, CannotAskError, Room, completions, fill, open_samples
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import aggregate_messages, fence_for
 from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row, Sampling
-
-ENGINE_MISSING = "engine_missing"
-"""Reason of a failure, and flag of a row, when a pool's engine could not be had for the whole run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +55,10 @@ class MixturePass:
     reads: tuple[str, ...] = ()
     num_samples: int = 1
     is_final: bool = False
+
+    def is_open(self, row: Row) -> bool:
+        """Whether a sample is still to be asked for."""
+        return bool(open_samples(row, self.name, self.num_samples))
 
     def ask(self, row: Row, room: Room) -> list[Request]:
         """The samples still open, each with its own seed; none for a row that is not open or short of proposals."""

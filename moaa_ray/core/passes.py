@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row
+from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,25 @@ class Pass(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """The model that answers, by its name in the recipe."""
+        ...
+
+    @property
+    def sampling(self) -> Sampling: ...
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Names of earlier passes whose answers `ask` looks at."""
+        ...
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a row fails with this pass."""
+        ...
+
+    def is_open(self, row: Row) -> bool:
+        """Whether there is something still to ask of this row."""
         ...
 
     def ask(self, row: Row, room: Room) -> list[Request]:
@@ -48,6 +65,36 @@ class Pass(Protocol):
         """The row with its answers, by request id; missing ids are those that `ask` did not list."""
         ...
 
+    def all_failed(self, row: Row, failure: Failure) -> dict[str, Answer]:
+        """The same failure as the answer to every request still open."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageWork:
+    """What a stage does to its rows: the passes in line order, and what becomes of a row after the last of them."""
+
+    stage: str
+    passes: tuple[Pass, ...]
+    close: Callable[[Row], Row]
+    """The row after the last pass: ok, failed, dropped, or open again for its next turn."""
+    reopen: Callable[[Row], Row]
+    """A failed row made ready to be asked again."""
+    inputs: tuple[str, ...] = ()
+    """Columns of answers that rows bring along from an earlier stage."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column of answers of a row in flight."""
+        return [*self.inputs, *(p.name for p in self.passes)]
+
+    def first_open_pass(self, row: Row) -> int:
+        """Index of the first pass that still has something to ask of this row; len(passes) when none has."""
+        return next((i for i, p in enumerate(self.passes) if p.is_open(row)), len(self.passes))
+
+
+ENGINE_MISSING = "engine_missing"
+"""Reason of a failure, and flag of a row, when a pool's engine could not be had for the whole run."""
 
 NOT_ASKED = Failure(reason="not_asked")
 """Stands for a completion that is still to be asked for."""

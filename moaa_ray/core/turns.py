@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from moaa_ray.core.mixture import MixturePass, shown
-from moaa_ray.core.passes import NOT_ASKED, open_samples
+from moaa_ray.core.passes import NOT_ASKED
 from moaa_ray.types import Answer, Completion, Message, Proposal, Row
 
 
@@ -42,11 +42,6 @@ def reopen(row: Row, passes: Sequence[MixturePass]) -> Row:
         for name, given in row.answers.items()
     }
     return replace(row, status="open", reason="", answers=answers)
-
-
-def first_open_pass(row: Row, passes: Sequence[MixturePass]) -> int:
-    """Index of the first pass that still has something to ask of this row; len(passes) when none has."""
-    return next((i for i, p in enumerate(passes) if open_samples(row, p.name, p.num_samples)), len(passes))
 
 
 def turn_proposals(row: Row, passes: Sequence[MixturePass]) -> list[Proposal]:

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from moaa_ray.core.admission import RowRef
-from moaa_ray.core.mixture import MixturePass
-from moaa_ray.core.turns import close_turn, reopen
+from moaa_ray.core.passes import StageWork
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import MoaaError
 from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema, key_of, warm_up_block
-from moaa_ray.types import Row
 
 TICKET_COLUMN = "ticket"
 
@@ -28,11 +26,11 @@ class Admit:
     Negative tickets give warm-up blocks.
     """
 
-    def __init__(self, run_uri: str, passes: Sequence[MixturePass], coordinator):
+    def __init__(self, run_uri: str, work: StageWork, coordinator):
         self._run_uri = run_uri
-        self._passes = passes
+        self._work = work
         self._coordinator = coordinator
-        self._schema = in_flight_schema([p.name for p in passes])
+        self._schema = in_flight_schema(work.columns)
 
     async def __call__(self, ticket: pa.Table) -> pa.Table:
         number = ticket.column(TICKET_COLUMN)[0].as_py()
@@ -44,26 +42,24 @@ class Admit:
         return await asyncio.to_thread(self._read, block.key, block.refs)
 
     def _read(self, key: str, refs: Sequence[RowRef]) -> pa.Table:
-        work = self._schema.remove(self._schema.get_field_index(BLOCK_COLUMN))
-        (rows,) = commit.read_rows(open_store(self._run_uri), refs, batch_rows=len(refs), schema=work)
+        schema = self._schema.remove(self._schema.get_field_index(BLOCK_COLUMN))
+        (rows,) = commit.read_rows(open_store(self._run_uri), refs, batch_rows=len(refs), schema=schema)
         if "failed" in rows.column("status").to_pylist():
-            records = rows.to_pylist()
-            ready = [_record(reopen(schemas.row_from(r), self._passes), self._passes) for r in records]
-            rows = pa.Table.from_pylist(ready, schema=work)
+            ready = [self._work.reopen(schemas.row_from(r)) for r in rows.to_pylist()]
+            records = [schemas.row_record(row, pass_names=self._work.columns) for row in ready]
+            rows = pa.Table.from_pylist(records, schema=schema)
         return rows.append_column(self._schema.field(BLOCK_COLUMN), pa.array([key] * rows.num_rows, pa.string()))
 
 
 class Commit:
     """Block -> file: closes the turn where the line ends here, writes the block, gives its credit back."""
 
-    def __init__(self, run_uri: str, stage: str, epoch: int, passes: Sequence[MixturePass], num_done: int, coordinator):
+    def __init__(self, run_uri: str, work: StageWork, epoch: int, num_done: int, coordinator):
         self._run_uri = run_uri
-        self._stage = stage
+        self._work = work
         self._epoch = epoch
-        self._passes = passes
         self._num_done = num_done
         self._coordinator = coordinator
-        self._work = schemas.work_schema([p.name for p in passes])
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         key = key_of(block) if block.num_rows else ""
@@ -80,22 +76,20 @@ class Commit:
     def _write(self, key: str, block: pa.Table) -> tuple[int, list[RowRef], Counter, Counter]:
         turn = block.column("turn")[0].as_py()
         rows = block.drop_columns([BLOCK_COLUMN])
-        is_end = self._num_done == len(self._passes)
+        work = self._work
+        is_end = self._num_done == len(work.passes)
         if is_end:
-            closed = [close_turn(schemas.row_from(record), self._passes) for record in rows.to_pylist()]
-            rows = pa.Table.from_pylist([_record(row, self._passes) for row in closed], schema=self._work)
+            closed = [work.close(schemas.row_from(record)) for record in rows.to_pylist()]
+            records = [schemas.row_record(row, pass_names=work.columns) for row in closed]
+            rows = pa.Table.from_pylist(records, schema=schemas.work_schema(work.columns))
         store = open_store(self._run_uri)
-        path = commit.commit_block(store, self._stage, f"{turn}.{self._num_done}", self._epoch, key, rows)
+        path = commit.commit_block(store, work.stage, f"{turn}.{self._num_done}", self._epoch, key, rows)
         # A repeated call may bring other answers, and the first commit stands: what counts is in the file.
         rows = commit.read_block(store, path, columns=["status", "reason"])
         statuses = rows.column("status").to_pylist()
         coming = [(path, i) for i, status in enumerate(statuses) if is_end and status == "open"]
         reasons = [_kind(reason) for reason in rows.column("reason").to_pylist() if reason]
         return turn, coming, Counter(statuses), Counter(reasons)
-
-
-def _record(row: Row, passes: Sequence[MixturePass]) -> schemas.Record:
-    return schemas.row_record(row, pass_names=[p.name for p in passes])
 
 
 def _kind(reason: str) -> str:

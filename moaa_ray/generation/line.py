@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from moaa_ray.core.admission import WorkBlock
-from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.passes import StageWork
 from moaa_ray.generation.coordinator import Coordinator
 from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
 from moaa_ray.generation.worker import PassWorker, PoolWork
@@ -40,12 +40,11 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One phase: all passes of the stage, the pools that run now, and where its blocks are committed."""
+    """One phase: the work of the stage, the pools that run now, and where its blocks are committed."""
 
     run_uri: str
-    stage: str
     epoch: int
-    passes: tuple[MixturePass, ...]
+    work: StageWork
     pools: tuple[Pool, ...]
     num_done: int
     """Passes that are done when a block of this phase is committed."""
@@ -79,8 +78,8 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
         numbers = range(-num_warm_ups, line.num_tickets)
         tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in numbers]
         data = ray.data.from_arrow(tickets)
-        admit = Admit(line.run_uri, line.passes, coordinator)
-        commit = Commit(line.run_uri, line.stage, line.epoch, line.passes, line.num_done, coordinator)
+        admit = Admit(line.run_uri, line.work, coordinator)
+        commit = Commit(line.run_uri, line.work, line.epoch, line.num_done, coordinator)
         for i, pool in enumerate(line.pools):
             is_last = i == len(line.pools) - 1
             data = _through(data, pool, (coordinator, None if i else admit, commit if is_last else None))

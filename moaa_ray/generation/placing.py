@@ -3,26 +3,26 @@
 import functools
 import math
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import ray
 
-from moaa_ray.core.mixture import MixturePass
 from moaa_ray.core.packing_gpus import Cluster, Node
+from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, PlannedPool
 from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
-from moaa_ray.loading import LoadedRecipe
 from moaa_ray.model_folders import resolve_model, resolve_path
-from moaa_ray.planner import slots_wanted
-from moaa_ray.recipe import Recipe
+from moaa_ray.planner import PlanInput
 from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
 
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 
 
-def ray_cluster(recipe: Recipe, *, is_local: bool) -> Cluster:
-    """The nodes of the connected cluster.
+def ray_cluster(cpu_slots: float, *, is_local: bool) -> Cluster:
+    """The nodes of the connected cluster. cpu_slots: what the least engines take.
 
     A local cluster has more logical CPU slots than CPUs, for the sake of Ray's own tasks; the planner
     is told what the machine has, or what the least engines take where that is more.
@@ -35,19 +35,21 @@ def ray_cluster(recipe: Recipe, *, is_local: bool) -> Cluster:
         kinds = [key.split(":")[1] for key in found if key.startswith("accelerator_type:")]
         cpus = found.get("CPU", 0.0)
         if is_local:
-            cpus = min(cpus, max(float(os.cpu_count() or 1), slots_wanted(recipe)))
+            cpus = min(cpus, max(float(os.cpu_count() or 1), cpu_slots))
         nodes.append(Node(num_gpus=int(found.get("GPU", 0)), num_cpus=cpus, gpu=kinds[0] if kinds else ""))
     return Cluster(nodes=tuple(nodes))
 
 
-def line_pools(loaded: LoadedRecipe, phase: Phase, passes: tuple[MixturePass, ...], cluster: Cluster) -> list[Pool]:
+def line_pools(
+    plan: PlanInput, phase: Phase, passes: Sequence[Pass], cluster: Cluster, *, on_missing: str = "fail"
+) -> list[Pool]:
     """The pools of one phase, in line order."""
-    return [_pool(loaded, planned, passes, cluster) for planned in phase.pools]
+    return [_pool(plan, planned, passes, cluster, on_missing) for planned in phase.pools]
 
 
-def _pool(loaded: LoadedRecipe, planned: PlannedPool, passes: tuple[MixturePass, ...], cluster: Cluster) -> Pool:
-    recipe, spec = loaded.recipe, planned.spec
-    model = _with_absolute_paths(recipe.models[spec.engine], loaded)
+def _pool(plan: PlanInput, planned: PlannedPool, passes: Sequence[Pass], cluster: Cluster, on_missing: str) -> Pool:
+    spec = planned.spec
+    model = _with_absolute_paths(plan.recipe.models[spec.engine], plan.base_dir)
     on_gpu = spec.num_gpus > 0
     most = max(model.replicas.max if isinstance(model.replicas, ReplicaRange) else 1, planned.replicas)
     work = PoolWork(
@@ -55,8 +57,8 @@ def _pool(loaded: LoadedRecipe, planned: PlannedPool, passes: tuple[MixturePass,
         passes=tuple(p for p in passes if p.name in spec.passes),
         make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / most),
         request_timeout_s=_whole_request_s(model),
-        hang_after_s=math.inf if model.engine == "openai" else recipe.generate.hang_after_s,
-        on_missing=recipe.generate.on_missing_proposer,
+        hang_after_s=math.inf if model.engine == "openai" else plan.settings.hang_after_s,
+        on_missing=on_missing,
     )
     return Pool(
         work=work,
@@ -76,11 +78,10 @@ def _whole_request_s(model: Model) -> float:
     return model.max_attempts * (model.request_timeout_s + _BACKOFF_S) + _PAUSES_S
 
 
-def _with_absolute_paths(model: Model, loaded: LoadedRecipe) -> Model:
+def _with_absolute_paths(model: Model, base: str | Path) -> Model:
     """The model with local folders as the workers find them: their working directory is another one."""
     if not isinstance(model, VllmModel):
         return model
-    base = loaded.base_dir
     changed = {"model": resolve_model(base, model.model)}
     for name in ("lora", "chat_template"):
         if value := getattr(model, name):

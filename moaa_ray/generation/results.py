@@ -14,9 +14,11 @@ from moaa_ray.core.turns import turn_proposals
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import Store
 from moaa_ray.generation.summary import Summary
-from moaa_ray.generation.todo import STAGE, Prompts
+from moaa_ray.generation.todo import Prompts
+from moaa_ray.mixture_line import STAGE
 
 _BATCH_ROWS = 1024
+_SUMMARY = "summary.json"
 
 
 def publish_results(
@@ -91,9 +93,10 @@ def _put_parquet(store: Store, path: str, table: pa.Table) -> None:
     store.put(path, sink.getvalue())
 
 
-def write_summary(store: Store, summary: Summary) -> None:
-    """summary.json: the facts of the stage; what is not known (a cost without a price) is left out."""
+def write_summary(store: Store, stage: str, summary: Summary) -> None:
+    """summary.json: the facts of every stage by name; what is not known (a cost without a price) is left out."""
     facts = asdict(summary, dict_factory=lambda items: {name: value for name, value in items if value is not None})
     cost = {} if summary.cost_usd is None else {"cost_usd": summary.cost_usd}
-    text = json.dumps({"stage": STAGE, **facts, **cost}, indent=2, ensure_ascii=False)
-    store.put("summary.json", (text + "\n").encode())
+    known = json.loads(store.read(_SUMMARY)) if store.exists(_SUMMARY) else {}
+    text = json.dumps({**known, stage: {**facts, **cost}}, indent=2, ensure_ascii=False)
+    store.put(_SUMMARY, (text + "\n").encode())

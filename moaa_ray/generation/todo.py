@@ -12,15 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moaa_ray.core.admission import RowRef, WorkBlock
-from moaa_ray.core.mixture import MixturePass
-from moaa_ray.core.turns import first_open_pass, reopen
-from moaa_ray.data import commit, publish, schemas
+from moaa_ray.core.passes import StageWork
+from moaa_ray.data import commit, schemas
 from moaa_ray.data.conversations import TurnMode, digest_of, start_turns
 from moaa_ray.data.store import Store
 from moaa_ray.errors import DataError
-from moaa_ray.types import Message, Row
+from moaa_ray.types import Completion, Row
 
-STAGE = "generate"
 SEED_ROWS = 2048
 """Rows per file of new prompts."""
 
@@ -43,33 +41,36 @@ class Prompts:
     rejected: pa.Table = field(default_factory=schemas.FAILURES.empty_table)
 
 
-def seed_prompts(
-    store: Store,
-    epoch: commit.Epoch,
-    *,
-    known: commit.Statuses,
-    modes: Mapping[str, TurnMode],
-    passes: Sequence[MixturePass],
+def seed_rows(
+    store: Store, epoch: commit.Epoch, work: StageWork, rows: Iterable[Row], *, known: commit.Statuses
 ) -> Prompts:
-    """Go through the published prompts; those without a record are committed as open rows at the beginning."""
-    names = [p.name for p in passes]
+    """Go through the rows as they are when nothing is asked yet; those without a record are committed as open ones."""
     is_known = set(known)
     order: list[str] = []
     later_turns: Counter[int] = Counter()
     new: list[schemas.Record] = []
     num_new = 0
-    for table in publish.read_batches(store, "prompts", batch_rows=SEED_ROWS):
-        for record in table.to_pylist():
-            row = _first_row(record, modes)
-            order.append(row.id)
-            later_turns.update(range(1, len(row.later) + 1))
-            if row.id not in is_known:
-                new.append(schemas.row_record(row, pass_names=names))
-        if new:
-            block = pa.Table.from_pylist(new, schema=schemas.work_schema(names))
-            commit.commit_block(store, STAGE, "0.0", epoch.number, f"new-{num_new:09d}", block)
+
+    def commit_new() -> None:
+        block = pa.Table.from_pylist(new, schema=schemas.work_schema(work.columns))
+        commit.commit_block(store, work.stage, "0.0", epoch.number, f"new-{num_new:09d}", block)
+
+    for row in rows:
+        order.append(row.id)
+        later_turns.update(range(1, len(row.later) + 1))
+        if row.id not in is_known:
+            new.append(schemas.row_record(row, pass_names=work.columns))
+        if len(new) == SEED_ROWS:
+            commit_new()
             num_new, new = num_new + len(new), []
+    if new:
+        commit_new()
     return Prompts(order=order, later_turns=dict(later_turns))
+
+
+def first_rows(tables: Iterable[pa.Table], modes: Mapping[str, TurnMode]) -> Iterator[Row]:
+    """The rows of published prompts, at the beginning of their first turn."""
+    return (_first_row(record, modes) for table in tables for record in table.to_pylist())
 
 
 def unchanged(
@@ -80,12 +81,11 @@ def unchanged(
     A row is what was made of one prompt, so an id stands for one text as long as the run lives, also when
     the prompt is taken away and comes back. Args: files, all committed blocks.
     """
-    begun = _digests_at_begin(store, files)
+    begun = digests_at_begin(store, files)
     for table in batches:
         for record in table.to_pylist() if begun else ():
             row = _first_row(record, modes)
-            digest = _digest(row.messages, row.later)
-            if begun.get(row.id, digest) != digest:
+            if begun.get(row.id, digest := digest_of_row(row)) != digest:
                 text = " ".join(row.messages[-1]["content"].split())[:80]
                 raise DataError(
                     f"prompt {row.id!r} of source {row.source!r} has other messages than when this run began with it, "
@@ -95,19 +95,39 @@ def unchanged(
         yield table
 
 
-def _digests_at_begin(store: Store, files: Iterable[commit.BlockFile]) -> dict[str, bytes]:
-    """What every row of the run was to be asked when it was new, by id."""
+def digests_at_begin(
+    store: Store, files: Iterable[commit.BlockFile], *, inputs: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """digest_of_row of every row when it was new, by id; inputs: the answers that rows brought along."""
+    columns = ["id", "messages", "later", *(schemas.ANSWER_PREFIX + name for name in inputs)]
     digests: dict[str, bytes] = {}
     for file in files:
         if (file.round, file.phase) == (0, 0):
-            for record in commit.read_block(store, file.path, columns=["id", "messages", "later"]).to_pylist():
-                digests[record["id"]] = _digest(schemas.messages_from(record["messages"]), record["later"])
+            for record in commit.read_block(store, file.path, columns=columns).to_pylist():
+                begun = Row(
+                    id=record["id"],
+                    source="",
+                    messages=schemas.messages_from(record["messages"]),
+                    later=tuple(record["later"]),
+                    answers={
+                        name: tuple(schemas.answer_from(one) for one in record[schemas.ANSWER_PREFIX + name] or ())
+                        for name in inputs
+                    },
+                )
+                digests[begun.id] = digest_of_row(begun)
     return digests
 
 
-def _digest(messages: Sequence[Message], later: Sequence[str]) -> bytes:
-    said = (part for message in messages for part in (message["role"], message["content"]))
-    return digest_of(*said, "later", *later)
+def digest_of_row(row: Row) -> bytes:
+    """What a row is to be asked: its conversation, the turns to come, and the answers that it brings along."""
+    said = (part for message in row.messages for part in (message["role"], message["content"]))
+    brought = (
+        part
+        for name, answers in row.answers.items()
+        for answer in answers
+        for part in (name, answer.text if isinstance(answer, Completion) else "")
+    )
+    return digest_of(*said, "later", *row.later, *brought)
 
 
 def _first_row(record: dict, modes: Mapping[str, TurnMode]) -> Row:
@@ -115,23 +135,20 @@ def _first_row(record: dict, modes: Mapping[str, TurnMode]) -> Row:
     return Row(id=record["id"], source=record["source"], messages=context, later=later)
 
 
-def restart_turns(store: Store, epoch: commit.Epoch, statuses: commit.Statuses, passes: Sequence[MixturePass]) -> None:
+def restart_turns(store: Store, epoch: commit.Epoch, statuses: commit.Statuses, work: StageWork) -> None:
     """Commit every row that is under way anew, at the beginning of its turn, with what the passes have answered so far.
 
     For a run that goes on with another mixture: how many passes a row has been through says nothing there.
     """
-    names = [p.name for p in passes]
-    schema = schemas.work_schema(names)
+    schema = schemas.work_schema(work.columns)
     refs = [(file.path, row) for _, (file, row, status) in statuses.items() if status == "open" and file.phase]
     for i, table in enumerate(commit.read_rows(store, refs, batch_rows=SEED_ROWS, schema=schema)):
         for turn in sorted(set(table.column("turn").to_pylist())):
             rows = table.filter(pc.field("turn") == turn)
-            commit.commit_block(store, STAGE, f"{turn}.0", epoch.number, f"again-{i:06d}", rows)
+            commit.commit_block(store, work.stage, f"{turn}.0", epoch.number, f"again-{i:06d}", rows)
 
 
-def next_steps(
-    store: Store, statuses: commit.Statuses, order: Sequence[str], passes: Sequence[MixturePass]
-) -> dict[str, Step]:
+def next_steps(store: Store, statuses: commit.Statuses, order: Sequence[str], work: StageWork) -> dict[str, Step]:
     """For every row that is not finished what it needs next, in the order given.
 
     A failed row starts at the first pass that still has something to ask of it, so that completions
@@ -144,15 +161,15 @@ def next_steps(
         if row_id not in unfinished:
             continue
         file, row, status = unfinished[row_id]
-        is_closed = status == "open" and file.phase == len(passes)
+        is_closed = status == "open" and file.phase == len(work.passes)
         turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
         steps[row_id] = Step(ref=(file.path, row), turn=turn, first_pass=first_pass)
         if status == "failed":
             failed.append((file.path, row))
     for table in commit.read_rows(store, failed, batch_rows=1024):
         for record in table.to_pylist():
-            row = reopen(schemas.row_from(record), passes)
-            first_pass = min(first_open_pass(row, passes), len(passes) - 1)
+            row = work.reopen(schemas.row_from(record))
+            first_pass = min(work.first_open_pass(row), len(work.passes) - 1)
             steps[row.id] = replace(steps[row.id], turn=row.turn, first_pass=first_pass)
     return steps
 

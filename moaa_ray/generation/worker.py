@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import ray
 
-from moaa_ray.core.mixture import ENGINE_MISSING, MixturePass
-from moaa_ray.core.passes import CannotAskError, Room
+from moaa_ray.core.passes import ENGINE_MISSING, CannotAskError, Pass, Room
 from moaa_ray.core.suspects import MAX_ATTEMPTS, Sorting
 from moaa_ray.engines.base import Engine
 from moaa_ray.generation.blocks import key_of, rows_for_passes, with_answers
@@ -30,7 +29,7 @@ class PoolWork:
     """What a pool's workers do: passes that share one engine, in line order, and how to make that engine."""
 
     name: str
-    passes: tuple[MixturePass, ...]
+    passes: tuple[Pass, ...]
     make_engine: Callable[[], Engine]
     request_timeout_s: float
     hang_after_s: float

@@ -1,7 +1,10 @@
 """Rows, answers and passes for the tests of core/, written out."""
 
+from functools import partial
+
 from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
-from moaa_ray.core.passes import Room
+from moaa_ray.core.passes import Room, StageWork
+from moaa_ray.core.turns import close_turn, reopen
 from moaa_ray.types import Completion, Message, Row, Sampling
 
 UNLIMITED = Room(window=0, count_tokens=lambda messages: 0)
@@ -46,3 +49,9 @@ def aggregator(reads, *, rules=None, max_tokens=64) -> MixturePass:
 def run_pass(p, row, answer, room=UNLIMITED) -> Row:
     """One pass over one row; `answer` is called with each request."""
     return p.fold(row, {request.id: answer(request) for request in p.ask(row, room)})
+
+
+def work_of(*passes: MixturePass) -> StageWork:
+    """These passes as a generate stage."""
+    close, again = partial(close_turn, passes=passes), partial(reopen, passes=passes)
+    return StageWork(stage="generate", passes=passes, close=close, reopen=again)

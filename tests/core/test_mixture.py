@@ -5,9 +5,9 @@ import pytest
 
 from moaa_ray.core.mixture import MixtureRules, shown
 from moaa_ray.core.passes import CannotAskError, Room
-from moaa_ray.core.turns import close_turn, first_open_pass, reopen
+from moaa_ray.core.turns import close_turn, reopen
 from moaa_ray.types import Failure, Message
-from tests.core.rows import UNLIMITED, aggregator, count_words, proposer, row, run_pass, said
+from tests.core.rows import UNLIMITED, aggregator, count_words, proposer, row, run_pass, said, work_of
 
 A, B, C = proposer("a"), proposer("b"), proposer("c")
 READS = ("l0.a", "l0.b", "l0.c")
@@ -217,7 +217,7 @@ def test_a_failed_aggregator_is_asked_again_on_the_same_proposals():
     assert again.status == "open"
     assert A.ask(again, UNLIMITED) == B.ask(again, UNLIMITED) == []
     assert len(FINAL.ask(again, UNLIMITED)) == 1
-    assert first_open_pass(again, [A, B, C, FINAL]) == 3
+    assert work_of(A, B, C, FINAL).first_open_pass(again) == 3
 
 
 def test_a_row_that_lacked_proposals_asks_only_those_that_failed():
@@ -225,7 +225,7 @@ def test_a_row_that_lacked_proposals_asks_only_those_that_failed():
     failed = final.fold(proposed(said("four"), TIMEOUT, said("iv")), {})
     again = reopen(failed, [A, B, C, final])
     assert A.ask(again, UNLIMITED) == []
-    assert first_open_pass(again, [A, B, C, final]) == 1
+    assert work_of(A, B, C, final).first_open_pass(again) == 1
     healed = run_pass(B, again, lambda _: said("4"))
     assert [a.text for _, _, a in shown(healed, READS, final.rules)] == ["four", "4", "iv"]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from moaa_ray.data import schemas
 from moaa_ray.data.sources import ingest, read_prompts, start_turns
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe import PromptsConfig
+from moaa_ray.recipe_prompts import PromptsConfig
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"

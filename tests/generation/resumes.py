@@ -71,7 +71,7 @@ def calls(run_dir: Path) -> dict[str, int]:
 
 
 def summary(run_dir: Path) -> dict:
-    return json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    return json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))["generate"]
 
 
 def canonical(rows: list[dict]) -> dict[str, str]:

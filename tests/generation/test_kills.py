@@ -52,7 +52,7 @@ def end_all():
 
 def summary_of(run_dir: Path) -> dict:
     """summary.json of a run that ended well: every row is ok and accounted for."""
-    summary = json.loads((run_dir / "summary.json").read_text())
+    summary = json.loads((run_dir / "summary.json").read_text())["generate"]
     assert summary["num_prompts"] == summary["statuses"]["ok"] == sum(summary["statuses"].values())
     return summary
 

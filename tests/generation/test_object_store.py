@@ -52,7 +52,7 @@ def test_a_run_on_s3_that_was_killed_publishes_the_bytes_of_a_local_one(tmp_path
         assert publish.verify(store, folder) == []
         theirs = [store.read(f"{folder}/{shard.name}") for shard in publish.read_manifest(store, folder).shards]
         assert theirs == [path.read_bytes() for path in sorted((tmp_path / "run" / folder).glob("*.parquet"))]
-    assert json.loads(store.read("summary.json"))["pools"][0]["calls"] < NUM_ROWS * 6 / 5
+    assert json.loads(store.read("summary.json"))["generate"]["pools"][0]["calls"] < NUM_ROWS * 6 / 5
 
     code, output = runs.run(runs.write_recipe(tmp_path), *there, "ray.address=nowhere:1")
     assert code == 0, output

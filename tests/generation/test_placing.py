@@ -5,8 +5,7 @@ import pytest
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.generation.placing import line_pools
 from moaa_ray.loading import load_recipe
-from moaa_ray.mixture_line import mixture_passes
-from moaa_ray.planner import plan_generate
+from moaa_ray.mixture_line import mixture_passes, plan_generate, plan_input
 
 RECIPE = """
 name: run
@@ -26,6 +25,6 @@ def test_the_rate_of_an_endpoint_is_shared_by_as_many_workers_as_the_pool_may_ha
     loaded = load_recipe(tmp_path / "recipe.yaml")
     cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=8),))
     (phase,) = plan_generate(loaded.recipe, cluster, 8).phases
-    pool, _ = line_pools(loaded, phase, mixture_passes(loaded.recipe), cluster)
+    pool, _ = line_pools(plan_input(loaded.recipe), phase, mixture_passes(loaded.recipe), cluster)
     assert (pool.min_replicas, pool.max_replicas) == (least, most)
     assert pool.work.make_engine.keywords["share"] == 1 / most

@@ -7,12 +7,14 @@ from moaa_ray.core.admission import WorkBlock
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.local_store import LocalStore
 from moaa_ray.errors import DataError
-from moaa_ray.generation.todo import STAGE, Step, blocks_for, next_steps, restart_turns, seed_prompts, unchanged
+from moaa_ray.generation.todo import Step, blocks_for, first_rows, next_steps, restart_turns, seed_rows, unchanged
+from moaa_ray.mixture_line import STAGE
 from moaa_ray.types import Failure, Message, Row
-from tests.core.rows import aggregator, proposer, row, said
+from tests.core.rows import aggregator, proposer, row, said, work_of
 
 PASSES = (proposer("a"), proposer("b"), aggregator(("l0.a", "l0.b")))
 NAMES = [p.name for p in PASSES]
+WORK = work_of(*PASSES)
 DOWN = Failure(reason="timeout")
 
 
@@ -38,7 +40,12 @@ def statuses_of(store, epoch) -> commit.Statuses:
 
 
 def steps_of(store, epoch, *order) -> dict[str, Step]:
-    return next_steps(store, statuses_of(store, epoch), order, PASSES)
+    return next_steps(store, statuses_of(store, epoch), order, WORK)
+
+
+def seed(store, epoch, *, known, modes):
+    rows = first_rows(publish.read_batches(store, "prompts", batch_rows=100), modes)
+    return seed_rows(store, epoch, WORK, rows, known=known)
 
 
 def publish_prompts(store, epoch, *conversations, source="s"):
@@ -125,7 +132,7 @@ def test_no_steps_are_no_blocks():
 
 def test_new_prompts_are_committed_as_open_rows_at_the_beginning(store, epoch):
     publish_prompts(store, epoch, ["Hi"], ["One?", "Two?", "Three?"], ["One?", "Two?"])
-    prompts = seed_prompts(store, epoch, known=statuses_of(store, epoch), modes={}, passes=PASSES)
+    prompts = seed(store, epoch, known=statuses_of(store, epoch), modes={})
     assert prompts.order == ["r0", "r1", "r2"]
     assert prompts.later_turns == {1: 2, 2: 1}
     assert prompts.rejected.num_rows == 0
@@ -139,24 +146,24 @@ def test_new_prompts_are_committed_as_open_rows_at_the_beginning(store, epoch):
 
 def test_a_source_whose_last_turn_is_asked_has_no_later_turns(store, epoch):
     publish_prompts(store, epoch, ["One?", "Two?"], source="chats")
-    prompts = seed_prompts(store, epoch, known=statuses_of(store, epoch), modes={"chats": "last"}, passes=PASSES)
+    prompts = seed(store, epoch, known=statuses_of(store, epoch), modes={"chats": "last"})
     assert prompts.later_turns == {}
 
 
 def test_prompts_that_have_a_record_are_not_committed_again(store, epoch):
     publish_prompts(store, epoch, ["Hi"], ["Ho"])
-    seed_prompts(store, epoch, known=statuses_of(store, epoch), modes={}, passes=PASSES)
+    seed(store, epoch, known=statuses_of(store, epoch), modes={})
     put(store, epoch, "0.3", row("r0", status="ok"))
     later = commit.take_epoch(store, {})
     publish_prompts(store, later, ["Hi"], ["Ho"], ["New"])
     before = set(store.list(f"work/{STAGE}"))
-    prompts = seed_prompts(store, later, known=statuses_of(store, later), modes={}, passes=PASSES)
+    prompts = seed(store, later, known=statuses_of(store, later), modes={})
     assert prompts.order == ["r0", "r1", "r2"]
     new = {path for path in store.list(f"work/{STAGE}") if path.endswith(".parquet")} - before
     assert new == {f"work/{STAGE}/0.0/e{later.number}/new-000000000.parquet"}
     statuses = statuses_of(store, later)
     assert statuses.of(["r0", "r1", "r2"]) == ["ok", "open", "open"]
-    again = seed_prompts(store, later, known=statuses, modes={}, passes=PASSES)
+    again = seed(store, later, known=statuses, modes={})
     assert again == prompts
     assert list(steps_of(store, later, *prompts.order)) == ["r1", "r2"]
 
@@ -180,7 +187,7 @@ def known_prompts(store, epoch, *conversations, modes=None):
     batches = unchanged([table], store, files, modes or {})
     publish.publish(store, epoch, "prompts", batches, schemas.PROMPTS, 10, {})
     known = commit.read_statuses(store, files, num_threads=1)
-    return seed_prompts(store, epoch, known=known, modes=modes or {}, passes=PASSES)
+    return seed(store, epoch, known=known, modes=modes or {})
 
 
 def test_an_id_keeps_its_messages_as_long_as_the_run_lives(store, epoch):
@@ -207,9 +214,9 @@ def test_after_a_change_of_the_mixture_rows_under_way_stand_at_the_beginning_of_
     put(store, epoch, "0.3", row("done", status="ok"), row("next", turn=1))
     put(store, epoch, "1.1", row("late", turn=1, answers=a))
     later = commit.take_epoch(store, {})
-    passes = (proposer("c"), proposer("a"), aggregator(("l0.c", "l0.a")))
-    restart_turns(store, later, statuses_of(store, later), passes)
-    steps = next_steps(store, statuses_of(store, later), ["new", "half", "bad", "done", "next", "late"], passes)
+    work = work_of(proposer("c"), proposer("a"), aggregator(("l0.c", "l0.a")))
+    restart_turns(store, later, statuses_of(store, later), work)
+    steps = next_steps(store, statuses_of(store, later), ["new", "half", "bad", "done", "next", "late"], work)
     assert {name: (step.turn, step.first_pass) for name, step in steps.items()} == {
         "new": (0, 0),
         "half": (0, 0),

@@ -28,7 +28,7 @@ def test_a_killed_driver_repeats_no_more_than_the_blocks_that_were_in_the_line(t
         code, output = kills.finish(kills.start(recipe))
     assert code == 0, output
     assert [row["id"] for row in runs.rows(run_dir)] == [f"r{i:05d}" for i in range(NUM_ROWS)]
-    most_in_line = json.loads((run_dir / "summary.json").read_text())["max_blocks_in_line"]
+    most_in_line = json.loads((run_dir / "summary.json").read_text())["generate"]["max_blocks_in_line"]
     redone = len(endpoint.bodies) - NUM_ROWS * NUM_PASSES
     print(f"calls done again: {redone} after {NUM_KILLS} kills; blocks in the line: {most_in_line}")
     assert 0 < redone <= NUM_KILLS * most_in_line * BLOCK_ROWS * NUM_PASSES
