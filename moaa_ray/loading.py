@@ -6,7 +6,7 @@ checked where they are read.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import model_problems, resolve_path, window_of
 from moaa_ray.recipe import Recipe, Run, TrainingRecipe
 from moaa_ray.recipe_mixture import MixtureConfig
-from moaa_ray.recipe_models import Model, VllmModel
+from moaa_ray.recipe_models import ClassifierModel, Model, RuleModel, WeightsModel
 from moaa_ray.recipe_yaml import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
@@ -131,17 +131,33 @@ def _override(data: dict, text: str, number: int) -> str:
 
 def _disk_problems(data: Mapping, base_dir: Path) -> list[str]:
     """What the local files of models lack, and windows that are too small; sections wrong in themselves are skipped."""
-    problems, windows = [], {}
+    problems, windows, scorers = [], {}, set()
     for name, section in checks.mapping(data, "models").items():
         try:
             model = _MODEL.validate_python(section, strict=True)
         except ValidationError:
             continue
-        windows[name] = window_of(model, base_dir)
-        if isinstance(model, VllmModel):
+        if isinstance(model, ClassifierModel | RuleModel):
+            scorers.add(name)
+        else:
+            windows[name] = window_of(model, base_dir)
+        if isinstance(model, WeightsModel):
             problems += model_problems(f"models.{name}", model, base_dir)
     try:
         mixture = MixtureConfig.model_validate(data.get("mixture"), strict=True)
     except ValidationError:
         return problems
-    return problems + checks.window_problems(mixture, windows)
+    return problems + _writing_problems(mixture, scorers) + checks.window_problems(mixture, windows)
+
+
+def _writing_problems(mixture: MixtureConfig, scorers: Collection[str]) -> list[str]:
+    """Slots of the mixture whose model gives a number where text is wanted."""
+    slots = {"mixture.aggregator": mixture.aggregator}
+    for i, layer in enumerate(mixture.layers):
+        slots |= {f"mixture.layers.{i}.proposers.{j}": slot for j, slot in enumerate(layer.proposers)}
+    return [
+        f"{path}.model = {checks.shown(slot.model)}: scores what others wrote and writes nothing itself; take a model "
+        "with engine vllm or openai"
+        for path, slot in slots.items()
+        if slot.model in scorers
+    ]

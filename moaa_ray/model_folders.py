@@ -9,7 +9,7 @@ from pathlib import Path
 from moaa_ray import checks
 from moaa_ray.data.locations import without_file_scheme
 from moaa_ray.engines.weights import SCHEMES
-from moaa_ray.recipe_models import ModelConfig, VllmModel
+from moaa_ray.recipe_models import ClassifierModel, ModelConfig, VllmModel, WeightsModel
 
 _MAX_JSON_BYTES = 64 * 2**20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -40,7 +40,7 @@ def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
     Where the folder's config stretches its positions (rope factor), the stretched length counts.
     """
     window = getattr(model, "context_window", None)
-    if window or not isinstance(model, VllmModel):
+    if window or not isinstance(model, WeightsModel):
         return window
     config = _json(Path(resolve_model(base_dir, model.model), "config.json"))
     config = {**config, **checks.mapping(config, "text_config")}
@@ -51,13 +51,13 @@ def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
     return int(tokens * max(1, factor))
 
 
-def model_problems(path: str, model: VllmModel, base_dir: Path) -> list[str]:
+def model_problems(path: str, model: WeightsModel, base_dir: Path) -> list[str]:
     """What is wrong with the places and local folders that the model at `path` of the recipe names."""
     problems = []
     if model.chat_template and not os.path.isfile(template := resolve_path(base_dir, model.chat_template)):
         problems.append(f"{path}.chat_template: {checks.shown(template)} is no local file; correct the path")
     place = resolve_model(base_dir, model.model)
-    lora = resolve_path(base_dir, model.lora) if model.lora else ""
+    lora = resolve_path(base_dir, model.lora) if isinstance(model, VllmModel) and model.lora else ""
     for field, uri in ((f"{path}.model", place), (f"{path}.lora", lora)):
         if "://" in uri and not uri.startswith(SCHEMES):
             known = ", ".join(SCHEMES)
@@ -69,7 +69,20 @@ def model_problems(path: str, model: VllmModel, base_dir: Path) -> list[str]:
     if folder.is_absolute():
         field = f"{path}.model = {checks.shown(model.model)}"
         problems += local_problems(field, folder, has_template=bool(model.chat_template))
+        if isinstance(model, ClassifierModel):
+            problems += _head_problems(field, folder)
     return problems
+
+
+def _head_problems(field: str, folder: Path) -> list[str]:
+    """A language model in a judge's place, told before it is loaded; the engine looks at the weights themselves."""
+    kinds = _json(folder / "config.json").get("architectures")
+    if not isinstance(kinds, list) or not any(str(kind).endswith("ForCausalLM") for kind in kinds):
+        return []
+    return [
+        f"{field}: {folder} holds a {', '.join(map(str, kinds))}, which has no head that scores; give a reward model "
+        "(...ForSequenceClassification), or take it as a judge that writes (engine: vllm)"
+    ]
 
 
 def local_problems(field: str, folder: Path, *, has_template: bool) -> list[str]:
@@ -105,8 +118,9 @@ def _model_lacks(folder: Path, has_template: bool) -> list[str]:
             problems.append("has a config.json that is no JSON mapping; copy the folder anew")
         if "auto_map" in config:
             problems.append(
-                "asks for code of its own (auto_map in config.json), which is never run; take a model that vLLM "
-                "knows by itself, and if it does know this one, remove auto_map from config.json"
+                "asks for code of its own (auto_map in config.json), which is never run; take a model that vLLM (for "
+                "a classifier: transformers) knows by itself, and if it does know this one, remove auto_map from "
+                "config.json"
             )
     if not any(os.path.exists(folder / name) for name in _TOKENIZERS):
         problems.append("has no tokenizer (tokenizer.json, tokenizer.model, ...); copy the tokenizer's files into it")

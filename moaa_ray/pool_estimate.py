@@ -10,13 +10,15 @@ from moaa_ray.core.throughput import (
     CPU_BANDWIDTH,
     CPU_FLOPS,
     EFFICIENCY,
+    RESERVE_BYTES,
     EngineSize,
     check_memory,
     cpu_row_s,
     gpu_row_s,
 )
+from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.recipe_models import FakeModel, Model, OpenaiModel, VllmModel
+from moaa_ray.recipe_models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
@@ -54,8 +56,12 @@ class EngineEstimate:
             return out_tokens / model.tokens_per_s if model.tokens_per_s else 0.0
         if isinstance(model, OpenaiModel):
             return UNKNOWN_S / model.concurrency
+        if isinstance(model, RuleModel):
+            return 0.0
         if self.size is None:
             return UNKNOWN_S
+        if isinstance(model, ClassifierModel):  # one pass over the conversation, whose last token counts as written
+            prompt_tokens, out_tokens = max(0.0, prompt_tokens - 1), 1.0
         if self.is_on_gpu and self.gpu is not None:
             return gpu_row_s(self.size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
         return cpu_row_s(self.size, model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
@@ -70,15 +76,21 @@ def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: P
         note = f"{name}: the endpoint's speed is assumed, {UNKNOWN_S:g} s per request, {model.concurrency} at a time."
         rate = model.requests_per_minute
         return EngineEstimate(model=model, window=window, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
-    return _vllm(name, model, window, gpu=gpu, base_dir=base_dir)
+    if isinstance(model, RuleModel):
+        note = f"{name}: calls of {model.function} are assumed to take no time."
+        return EngineEstimate(model=model, window=window, load_s=0.0, notes=(note,))
+    return _loaded(name, model, window, gpu=gpu, base_dir=base_dir)
 
 
-def _vllm(name: str, model: VllmModel, window: int | None, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
+def _loaded(
+    name: str, model: VllmModel | ClassifierModel, window: int | None, *, gpu: GpuType | None, base_dir: Path
+) -> EngineEstimate:
+    """An engine that loads weights."""
     is_on_gpu = model.device == "gpu" or (model.device == "auto" and gpu is not None)
     shape = _shape(model, base_dir)
-    weight = bytes_per_weight(shape, dtype=model.dtype, quantization=model.quantization) if shape else None
-    if shape is None or weight is None:
-        what = f"the size of {model.model}" if shape is None else f"quantization {model.quantization}"
+    size = _size(model, shape, window, is_on_gpu=is_on_gpu) if shape else None
+    if shape is None or size is None:
+        what = f"the size of {model.model}" if shape is None else f"quantization {getattr(model, 'quantization', '')}"
         note = (
             f"{name}: {what} is not known here; {UNKNOWN_S:g} s per answer and {UNKNOWN_LOAD_S:g} s to load are "
             "assumed, memory is not checked."
@@ -86,19 +98,10 @@ def _vllm(name: str, model: VllmModel, window: int | None, *, gpu: GpuType | Non
         return EngineEstimate(
             model=model, window=window, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,)
         )
-    size = EngineSize(
-        shape=shape,
-        bytes_per_weight=weight,
-        kv_bytes_per_value=1.0 if model.kv_cache_dtype == "fp8" else 4.0 if model.dtype == "float32" else 2.0,
-        context_window=window or shape.context_window,
-        concurrency=model.concurrency,
-        num_gpus=model.num_gpus,
-        tensor_parallel=model.tensor_parallel,
-        gpu_memory_fraction=model.gpu_memory_fraction,
-    )
     speed = f"Speed on CPUs: {CPU_FLOPS / 1e9:g} GFLOP/s and {CPU_BANDWIDTH / 1e9:g} GB/s per CPU slot are assumed."
     if is_on_gpu and gpu is not None:
-        check_memory(name, size, gpu)
+        check = check_memory if isinstance(model, VllmModel) else _check_weights
+        check(name, size, gpu)
         speed = f"Speed on GPUs: {EFFICIENCY:.0%} of the roofline of model and GPU is assumed."
     load = f"Loading: {DISK_BYTES_PER_S / 1e9:g} GB/s per node and {START_S:g} s per engine are assumed."
     return EngineEstimate(
@@ -112,9 +115,53 @@ def _vllm(name: str, model: VllmModel, window: int | None, *, gpu: GpuType | Non
     )
 
 
-def _shape(model: VllmModel, base_dir: Path) -> ModelShape | None:
+def _size(
+    model: VllmModel | ClassifierModel, shape: ModelShape, window: int | None, *, is_on_gpu: bool
+) -> EngineSize | None:
+    """What the engine holds; None where its quantisation is not known here."""
+    window = window or shape.context_window
+    if isinstance(model, ClassifierModel):
+        width = 4.0 if model.dtype == "float32" or (model.dtype == "auto" and not is_on_gpu) else 2.0
+        return EngineSize(
+            shape=shape,
+            bytes_per_weight=width,
+            kv_bytes_per_value=width,
+            context_window=window,
+            concurrency=model.concurrency,
+            gpu_memory_fraction=1.0,
+        )
+    weight = bytes_per_weight(shape, dtype=model.dtype, quantization=model.quantization)
+    if weight is None:
+        return None
+    return EngineSize(
+        shape=shape,
+        bytes_per_weight=weight,
+        kv_bytes_per_value=1.0 if model.kv_cache_dtype == "fp8" else 4.0 if model.dtype == "float32" else 2.0,
+        context_window=window,
+        concurrency=model.concurrency,
+        num_gpus=model.num_gpus,
+        tensor_parallel=model.tensor_parallel,
+        gpu_memory_fraction=model.gpu_memory_fraction,
+    )
+
+
+def _check_weights(name: str, size: EngineSize, gpu: GpuType) -> None:
+    """Raise ConfigError unless a classifier's weights, which are never split, fit into one GPU."""
+    weights, room = size.shape.weight_bytes(size.bytes_per_weight), gpu.memory_bytes - RESERVE_BYTES
+    if weights >= room:
+        raise ConfigError(
+            f"models.{name}: {weights / 1e9:.1f} GB of weights, but a classifier stands on one GPU, and a {gpu.name} "
+            f"has {room / 1e9:.1f} GB for them ({gpu.memory_bytes / 1e9:g} GB - {RESERVE_BYTES / 1e9:g} GB for "
+            "activations); use a GPU with more memory, dtype: bfloat16, or a smaller model"
+        )
+
+
+def _shape(model: WeightsModel, base_dir: Path) -> ModelShape | None:
     """From the local folder's config.json, or by hub id from the built-in table."""
     file = Path(resolve_model(base_dir, model.model), "config.json")
-    if file.is_file():
-        return shape_of_config(json.loads(file.read_text(encoding="utf-8")))
-    return published_shape(model.model)
+    if not file.is_file():
+        return published_shape(model.model)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(model, ClassifierModel):
+        config["tie_word_embeddings"] = True  # it writes no tokens, so there are no output embeddings
+    return shape_of_config(config)

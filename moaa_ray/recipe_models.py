@@ -1,22 +1,27 @@
-"""The `models` section of a recipe: one class per engine, and the base of every section.
+"""The `models` section of a recipe: one class per engine.
 
 Nothing here imports Ray, torch or vLLM.
 """
 
 import ipaddress
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
-"""What may become a column, a file or a folder name."""
+from moaa_ray.recipe_base import NAME, Config, Execution, ExecutionKeys, ModelConfig, Name, ReplicaRange
+
+__all__ = [
+    "BUILT_IN_RULES", "EXECUTION_ARGS", "NAME", "ClassifierModel", "Config", "Execution", "ExecutionKeys", "FakeModel",
+    "Fault", "Model", "ModelConfig", "Name", "OpenaiModel", "ReplicaRange", "RuleModel", "VllmModel", "WeightsModel",
+]  # fmt: skip
 
 _HOST_PORT_PATH = re.compile(r"(\[[^]/]*\]|[^:/]*)(?::([^/]*))?(/.*)?", re.DOTALL)
 
-Fault = Literal["error", "flaky", "refuse", "hang", "dead", "exit", "empty", "long", "start_fails"]
+BUILT_IN_RULES = ("longest", "shortest")
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
+Fault = Literal["error", "flaky", "refuse", "hang", "dead", "exit", "empty", "long", "start_fails"]
 
 _EXECUTION_ARGS = """
 async_scheduling block_size cpu_offload_gb disable_custom_all_reduce disable_log_stats distributed_executor_backend
@@ -30,70 +35,9 @@ EXECUTION_ARGS = frozenset(_EXECUTION_ARGS.split())
 """Of vLLM's arguments those known to say how fast or where; every other one counts as changing rows."""
 
 
-class Execution:
-    """Marker for fields that change how rows are made but not their content."""
+class WeightsModel(ModelConfig):
+    """What the engines share that load a model's weights into the pool's own workers, on GPUs or CPUs."""
 
-
-class ExecutionKeys:
-    """Marker for a mapping in which only these keys are Execution."""
-
-    def __init__(self, keys: frozenset[str]):
-        self.keys = keys
-
-
-class Config(BaseModel):
-    """Base of every section: frozen, no unknown keys, no value in pydantic's own messages (it may be a secret).
-
-    The text under a field is its documentation.
-    """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-
-class ReplicaRange(Config):
-    """An autoscaling pool."""
-
-    min: int = Field(ge=1)
-    max: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min = {self.min} is above max = {self.max}; swap them")
-        return self
-
-
-Replicas = Literal["auto"] | Annotated[int, Field(ge=1)] | ReplicaRange
-
-
-class ModelConfig(Config):
-    """What all engines share."""
-
-    replicas: Annotated[Replicas, Execution] = "auto"
-    """Engines of this model: a number, {min, max} for an autoscaling pool, or auto (the planner balances all pools)."""
-    concurrency: Annotated[int, Execution] = Field(default=64, ge=1)
-    """Requests that one engine works on at a time (vLLM: max_num_seqs; endpoints: open requests per worker)."""
-    request_timeout_s: Annotated[float, Execution] = Field(default=600.0, gt=0)
-    """Seconds after which a request counts as hung."""
-    max_attempts: Annotated[int, Execution] = Field(default=3, ge=1, le=20)
-    """How often one request is tried before it is a failure."""
-    num_cpus: Annotated[float, Execution] = Field(default=1.0, ge=0)
-    """CPU slots one worker takes."""
-    price_per_million_tokens: Annotated[float | None, Execution] = Field(default=None, ge=0)
-    """US dollars per million tokens, prompt and completion alike; for the plan and the summary only."""
-
-
-class VllmModel(ModelConfig):
-    """A model inside the pool's own workers, on GPUs or CPUs, run by vLLM."""
-
-    engine: Literal["vllm"]
     model: str
     """A local folder (relative to the recipe's), a cloud URI of one, or a hub id."""
     revision: str = ""
@@ -101,21 +45,30 @@ class VllmModel(ModelConfig):
     context_window: int | None = Field(default=None, ge=16)
     """Tokens of prompt and completion together; unset: what the model's config says."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """auto: float32 on CPUs; on GPUs vLLM's choice, and bfloat16 for a classifier."""
+    chat_template: str | None = None
+    """File with a chat template, instead of the tokenizer's own."""
+    device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
+    """auto: GPUs where the cluster has any, CPUs otherwise."""
+
+
+class VllmModel(WeightsModel):
+    """A model that writes, run by vLLM."""
+
+    engine: Literal["vllm"]
     quantization: str | None = None
     """vLLM's name of a weight quantisation, e.g. fp8, awq, gptq."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     lora: str | None = None
     """Folder of a LoRA adapter to put on the model."""
-    chat_template: str | None = None
-    """File with a chat template, instead of the tokenizer's own."""
     tensor_parallel: Annotated[int, Execution] = Field(default=1, ge=1)
     """GPUs that one layer is split over."""
     pipeline_parallel: Annotated[int, Execution] = Field(default=1, ge=1)
     """Groups of GPUs that the layers are split over; a model over several nodes is split this way."""
-    device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
-    """auto: GPUs where the cluster has any, CPUs otherwise."""
     gpu_memory_fraction: Annotated[float, Execution] = Field(default=0.92, gt=0, le=1)
-    engine_args: Annotated[dict[str, str | int | float | bool | None], ExecutionKeys(EXECUTION_ARGS)] = {}
+    engine_args: Annotated[dict[str, str | int | float | bool | None], ExecutionKeys(EXECUTION_ARGS)] = Field(
+        default={}
+    )
     """Further arguments of vLLM's AsyncEngineArgs, as they are; those in EXECUTION_ARGS may change during a run."""
 
     @field_validator("engine_args")
@@ -142,8 +95,24 @@ class VllmModel(ModelConfig):
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of one engine."""
+        """GPUs that the model is split over."""
         return self.tensor_parallel * self.pipeline_parallel
+
+
+class ClassifierModel(WeightsModel):
+    """A reward model as a judge: any sequence-classification model of Hugging Face. Its completion is the score."""
+
+    engine: Literal["classifier"]
+    label: int | str | None = None
+    """Which of the model's numbers is the score, by position or by name; unset: the only one."""
+    batch_tokens: Annotated[int | None, Execution] = Field(default=None, ge=1)
+    """Tokens of one forward pass, padding included; a longer conversation goes alone. Unset: 16,384 on a GPU, 2,048 on
+    CPUs, where larger batches are no faster and answer later."""
+
+    @property
+    def num_gpus(self) -> int:
+        """The whole model stands on one."""
+        return 1
 
 
 class OpenaiModel(ModelConfig):
@@ -201,6 +170,34 @@ def _is_host(host: str) -> bool:
     return len(host) <= 253 and all(re.fullmatch(r"[^\W_]([\w-]{0,61}[^\W_])?", label) for label in labels)
 
 
+class RuleModel(ModelConfig):
+    """A Python function as a judge, for checkable answers and for tests. Its completion is the score.
+
+    The function is the user's own code: the workers import it by name and run it with their own rights.
+    """
+
+    engine: Literal["rule"]
+    function: str
+    """longest or shortest (in characters), or package.module:function, which the workers must be able to import."""
+    revision: str = ""
+    """Anything that tells versions of the function apart; kept with every row, as changed code alone is not noticed."""
+    num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
+
+    @field_validator("function")
+    @classmethod
+    def _named(cls, function: str) -> str:
+        if function not in BUILT_IN_RULES and not _FUNCTION.fullmatch(function):
+            raise ValueError(
+                f"it is not {', '.join(BUILT_IN_RULES)} or of the form package.module:function; write one of these"
+            )
+        return function
+
+    @property
+    def model(self) -> str:
+        """What stands with the rows as the model."""
+        return self.function
+
+
 class FakeModel(ModelConfig):
     """Deterministic text from (messages, seed), with a latency model and faults on demand; for tests and benchmarks."""
 
@@ -217,9 +214,9 @@ class FakeModel(ModelConfig):
     """Seconds to start."""
     tokens_per_s: Annotated[float, Execution] = Field(default=0.0, ge=0)
     """Tokens per second of one engine with all its slots busy; 0: no waiting at all."""
-    faults: Annotated[dict[str, Fault], Execution] = {}
+    faults: Annotated[dict[str, Fault], Execution] = Field(default={})
     """Pattern in the last user turn: what happens. May change during a run, so that tests can mend what they broke."""
     num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
 
 
-Model = Annotated[VllmModel | OpenaiModel | FakeModel, Field(discriminator="engine")]
+Model = Annotated[VllmModel | OpenaiModel | ClassifierModel | RuleModel | FakeModel, Field(discriminator="engine")]

@@ -15,7 +15,7 @@ from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
-from moaa_ray.recipe_models import VllmModel
+from moaa_ray.recipe_models import WeightsModel
 from moaa_ray.recipe_yaml import resolved_yaml
 
 _RUN = "run.json"
@@ -88,7 +88,7 @@ def _model_files(loaded: LoadedRecipe) -> dict[str, str]:
     """A digest of every local model folder."""
     digests = {}
     for name, model in loaded.recipe.models.items():
-        folder = resolve_model(loaded.base_dir, model.model) if isinstance(model, VllmModel) else ""
+        folder = resolve_model(loaded.base_dir, model.model) if isinstance(model, WeightsModel) else ""
         if os.path.isdir(folder):
             digests[f"models.{name}.files"] = digest_of_model(folder)
     return digests

@@ -25,7 +25,7 @@ VENDORS = {"ray", "torch", "vllm", "transformers"}
 VENDOR_ALLOWED = {"generation": {"ray"}, "training": {"torch"}, "training_stage": {"ray"}}
 RAY_IN_TRAINING = "training/trainer.py"
 LAZY_VENDOR_ALLOWED = {
-    "engines": {"vllm", "transformers"},
+    "engines": {"vllm", "transformers", "torch"},
     "tiny.py": {"torch", "transformers"},
     "training": {"transformers"},
 }

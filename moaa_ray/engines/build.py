@@ -3,13 +3,13 @@
 from typing import assert_never
 
 from moaa_ray.engines.base import Engine
-from moaa_ray.recipe_models import FakeModel, OpenaiModel, VllmModel
+from moaa_ray.recipe_models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
 
 
-def build_engine(config: VllmModel | OpenaiModel | FakeModel, *, on_gpu: bool = False, share: float = 1.0) -> Engine:
+def build_engine(config: Model, *, on_gpu: bool = False, share: float = 1.0) -> Engine:
     """The engine of a model, not started. Engines are imported when asked for, so that one needs not all libraries.
 
-    Args: on_gpu: whether this worker was given GPUs (vllm); share: this worker's part of the endpoint's
+    Args: on_gpu: whether this worker was given GPUs (vllm, classifier); share: this worker's part of the endpoint's
     requests_per_minute, 1 / the most replicas (openai).
     """
     match config:
@@ -21,6 +21,14 @@ def build_engine(config: VllmModel | OpenaiModel | FakeModel, *, on_gpu: bool = 
             from moaa_ray.engines.openai import OpenaiEngine
 
             return OpenaiEngine(config, share=share)
+        case ClassifierModel():
+            from moaa_ray.engines.classifier import ClassifierEngine
+
+            return ClassifierEngine(config, on_gpu=on_gpu)
+        case RuleModel():
+            from moaa_ray.engines.rule import RuleEngine
+
+            return RuleEngine(config)
         case FakeModel():
             from moaa_ray.engines.fake import FakeEngine
 

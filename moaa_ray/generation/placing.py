@@ -16,7 +16,7 @@ from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.model_folders import resolve_model, resolve_path
 from moaa_ray.planner import PlanInput
-from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
+from moaa_ray.recipe_models import Model, ReplicaRange, WeightsModel
 
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 
@@ -80,10 +80,10 @@ def _whole_request_s(model: Model) -> float:
 
 def _with_absolute_paths(model: Model, base: str | Path) -> Model:
     """The model with local folders as the workers find them: their working directory is another one."""
-    if not isinstance(model, VllmModel):
+    if not isinstance(model, WeightsModel):
         return model
     changed = {"model": resolve_model(base, model.model)}
     for name in ("lora", "chat_template"):
-        if value := getattr(model, name):
+        if value := getattr(model, name, None):  # a classifier takes no lora
             changed[name] = resolve_path(base, value)
     return model.model_copy(update=changed)
