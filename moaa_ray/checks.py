@@ -6,7 +6,7 @@ sections, also in a recipe that is wrong elsewhere. What needs the disk is in lo
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
@@ -86,18 +86,6 @@ def text_problems(value: object, path: str = "") -> list[str]:
     return problems
 
 
-def name_problems(data: Mapping) -> list[str]:
-    """Slots with models that are not defined, and models that no slot uses; bears a recipe wrong elsewhere."""
-    models, slots, meant, problems = mapping(data, "models"), list(_slots(data)), set(), []
-    for path, name in slots:
-        if name not in models:
-            meant.add(_nearest(name, models))
-            problems.append(f"{path}.model = {shown(name)}: no such model under `models`; {_choices(name, models)}")
-    for name in sorted(set(models) - {name for _, name in slots} - meant if slots else ()):
-        problems.append(f"models.{name}: no slot of the mixture uses it; take it out, or add a proposer with it")
-    return problems
-
-
 def window_problems(mixture: MixtureConfig, windows: Mapping[str, int | None]) -> list[str]:
     """Slots whose answer, or whose answer and the proposals before it, cannot fit into the context window.
 
@@ -150,13 +138,13 @@ def _sentence(place: _Place, errors: list) -> str:
     if error["type"] == "extra_forbidden":
         key = str(error["loc"][-1])
         path = f"{path.removesuffix(key)}(not shown)" if _SECRET.search(key) else path
-        return f"{path}: unknown key; {_choices(key, kind, 'keys')}"
+        return f"{path}: unknown key; {choices(key, kind, 'keys')}"
     if error["type"] == "missing":
         return f"{path}: missing; add it, there is no default"
     if error["type"].startswith("union_tag"):
         tag = error["ctx"].get("tag", "")
         what = f".engine = {shown(tag)}: unknown engine" if tag else ".engine: missing"
-        return f"{path}{what}; {_choices(tag, ENGINES, 'engines')}"
+        return f"{path}{what}; {choices(tag, ENGINES, 'engines')}"
     own = [e for e in errors if e["type"] == "value_error"]
     if own:
         joint = "." if _is_section(kind) else ": "
@@ -170,19 +158,19 @@ def _sentence(place: _Place, errors: list) -> str:
 def _rule(error: dict) -> tuple[str, str]:
     if error["type"] == "literal_error":
         valid = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return f"{'one of ' if valid[1:] else ''}{', '.join(valid)}", _choices(str(error["input"]), valid, "")
+        return f"{'one of ' if valid[1:] else ''}{', '.join(valid)}", choices(str(error["input"]), valid, "")
     want, way_out = _RULES.get(error["type"], (f"otherwise ({error['msg']})", "correct it"))
     return want.format(**error.get("ctx", {})), way_out.format(**error.get("ctx", {}))
 
 
-def _choices(word: str, valid: Iterable, what: str = "names") -> str:
-    close = _nearest(word, valid)
+def choices(word: str, valid: Iterable, what: str = "names") -> str:
+    close = nearest(word, valid)
     guess = [f"did you mean {close!r}?"] if close else []
     every = [f"valid {what}: {', '.join(map(str, valid))}"] if what else ([] if close else ["write one of them"])
     return " ".join(guess + every)
 
 
-def _nearest(word: str, valid: Iterable) -> str:
+def nearest(word: str, valid: Iterable) -> str:
     close = get_close_matches(word[:100], [str(v) for v in valid], n=1, cutoff=0.5)
     return close[0] if close else ""
 
@@ -228,19 +216,6 @@ def _bare(kind: Any) -> Any:
 
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _slots(data: Mapping) -> Iterator[tuple[str, str]]:
-    mixture = mapping(data, "mixture")
-    layers = mixture.get("layers")
-    slots = [("mixture.aggregator", mixture.get("aggregator"))]
-    for i, layer in enumerate(layers if isinstance(layers, list) else ()):
-        proposers = layer.get("proposers") if isinstance(layer, dict) else None
-        for j, slot in enumerate(proposers if isinstance(proposers, list) else ()):
-            slots.append((f"mixture.layers.{i}.proposers.{j}", slot))
-    for path, slot in slots:
-        if isinstance(slot, dict) and isinstance(slot.get("model"), str):
-            yield path, slot["model"]
 
 
 def mapping(data: Mapping, key: str) -> dict:

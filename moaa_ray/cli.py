@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,15 +91,47 @@ def train(
     if stage not in ("sft", "dpo"):
         raise ConfigError(f"moaa train {stage}: there is no such stage; write `moaa train sft` or `moaa train dpo`")
     loaded = load_training(recipe, overrides or [])
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    from moaa_ray.generation.quiet import chatter_to
-    from moaa_ray.training_stage.stage import train_stage
+    with _quiet(loaded.recipe.name) as console:
+        from moaa_ray.training_stage.stage import train_stage
 
-    log = _log_file(loaded.recipe.name)
-    with chatter_to(log) as console:
         summary = train_stage(loaded, stage, console=console)
-    log.unlink(missing_ok=True)
     typer.echo(summary.text())
+
+
+@app.command()
+def sample(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Annotated[bool, typer.Option(help="Forget what was sampled before, say from another student.")] = False,
+) -> None:
+    """Let the student answer every prompt several times; RUN/candidates. Run it again after a kill and it goes on."""
+    from moaa_ray.loading import load_preference
+
+    loaded = load_preference(recipe, overrides or [])
+    with _quiet(loaded.recipe.name) as console:
+        from moaa_ray.preference.sample import sample as run_stage
+
+        summary = run_stage(loaded, restart=restart, console=console)
+    _show(summary, "candidates")
+
+
+@app.command()
+def judge(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option("--judge", help="Another of the recipe's judges than judge.use.")] = "",
+    restart: Annotated[bool, typer.Option(help="Forget what this judge has said before.")] = False,
+) -> None:
+    """Have a judge rank the candidates, in both orders; RUN/pairs. Run it again after a kill and it goes on."""
+    from moaa_ray.loading import load_preference
+
+    loaded = load_preference(recipe, overrides or [])
+    with _quiet(loaded.recipe.name) as console:
+        from moaa_ray.preference.judge import judge as run_stage
+        from moaa_ray.preference.judge_text import render_judge
+
+        summary = run_stage(loaded, name=name, restart=restart, console=console)
+    typer.echo(render_judge(summary))
 
 
 @app.command()
@@ -114,27 +148,29 @@ def demo(overrides: Overrides = None) -> None:
 
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":
-    """Run the stage with the chatter of Ray and the engines in a file of its own."""
+    with _quiet(loaded.recipe.name) as console:
+        from moaa_ray.generation.stage import generate as run_stage
+
+        return run_stage(loaded, allow_changes=allow_changes, console=console)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[Console]:
+    """Keeps the chatter of Ray and the engines in a file of its own, which stays where the block fails."""
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read by `import ray`: no second Ray while a run ends
     from moaa_ray.generation.quiet import chatter_to
-    from moaa_ray.generation.stage import generate as run_stage
 
-    log = _log_file(loaded.recipe.name)
+    log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
     with chatter_to(log) as console:
-        summary = run_stage(loaded, allow_changes=allow_changes, console=console)
+        yield console
     log.unlink(missing_ok=True)
-    return summary
 
 
-def _log_file(name: str) -> Path:
-    return Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
-
-
-def _show(summary: "Summary") -> None:
+def _show(summary: "Summary", folder: str = "sft") -> None:
     from moaa_ray.generation.summary import render
 
     typer.echo(render(summary))
-    typer.echo(f"  data: {summary.run_dir}/sft   summary: {summary.run_dir}/summary.json")
+    typer.echo(f"  data: {summary.run_dir}/{folder}   summary: {summary.run_dir}/summary.json")
 
 
 class _StoppedError(BaseException):

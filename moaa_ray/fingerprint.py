@@ -28,7 +28,7 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
         for field, text in _fields(source, f"{_SOURCES}{source.path}]"):
             ways.setdefault(field, set()).add(text)
     fields = {
-        **dict(_fields(recipe.model_copy(update={"models": _without_judges(recipe)}), "")),
+        **dict(_fields(recipe.model_copy(update={"models": mixture_models(recipe)}), "")),
         **{field: texts.pop() if len(texts) == 1 else f"[{', '.join(sorted(texts))}]" for field, texts in ways.items()},
     }
     if clash := fields.keys() & extra.keys():
@@ -36,7 +36,7 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
     return fields | {name: _json(text) for name, text in extra.items()}
 
 
-def _without_judges(recipe: Recipe) -> dict[str, Model]:
+def mixture_models(recipe: Recipe) -> dict[str, Model]:
     """The models without those that only judge or are only sampled from: they make no rows, and may come and go."""
     slots = [*(slot for layer in recipe.mixture.stacked() for slot in layer), recipe.mixture.aggregator]
     later = {recipe.sample.model, *(name for judge in recipe.judges.values() for name in judge_models(judge))}

@@ -16,9 +16,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from moaa_ray import checks
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import model_problems, resolve_path, window_of
-from moaa_ray.recipe import Recipe, Run, TrainingRecipe
+from moaa_ray.recipe import PreferenceRecipe, Recipe, Run, TrainingRecipe
 from moaa_ray.recipe_mixture import MixtureConfig
 from moaa_ray.recipe_models import ClassifierModel, Model, RuleModel, WeightsModel
+from moaa_ray.recipe_slots import name_problems
 from moaa_ray.recipe_yaml import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
@@ -44,13 +45,22 @@ class Loaded(Generic[R]):
         return resolve_path(os.getcwd(), self.recipe.run_dir or f"runs/{self.recipe.name}")
 
 
+RUN = "RUN/"
+"""How a recipe's model begins that an earlier stage of the same run makes: RUN/models/sft."""
+
 LoadedRecipe = Loaded[Recipe]
+LoadedPreference = Loaded[PreferenceRecipe]
 LoadedTraining = Loaded[TrainingRecipe]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """The recipe in a file, with "dotted.field=value" overrides. Raises ConfigError with all problems, one per line."""
     return _load(path, overrides, Recipe)
+
+
+def load_preference(path: str | Path, overrides: Sequence[str] = ()) -> LoadedPreference:
+    """The same of a recipe for sampling and judging, which needs no sections of generation."""
+    return _load(path, overrides, PreferenceRecipe)
 
 
 def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTraining:
@@ -73,7 +83,7 @@ def _load(path: str | Path, overrides: Sequence[str], kind: type[R]) -> Loaded[R
         recipe = kind.model_validate(data, strict=True)
     except ValidationError as error:
         problems += checks.field_problems(error)
-    problems += checks.name_problems(data) + _disk_problems(data, base_dir)
+    problems += name_problems(data) + _disk_problems(data, base_dir)
     if problems or recipe is None:
         more = [f"... and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -137,6 +147,8 @@ def _disk_problems(data: Mapping, base_dir: Path) -> list[str]:
             model = _MODEL.validate_python(section, strict=True)
         except ValidationError:
             continue
+        if isinstance(model, WeightsModel) and model.model.startswith(RUN):
+            continue  # a stage of this run makes it
         if isinstance(model, ClassifierModel | RuleModel):
             scorers.add(name)
         else:

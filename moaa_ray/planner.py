@@ -131,7 +131,7 @@ def _pools(asked: PlanInput, cluster: Cluster, notes: list[str]) -> tuple[list[P
         own: Sequence[Pass] = list(group)
         model, estimate = models[engine], estimates[engine]
         notes.extend(estimate.notes)
-        num_gpus = getattr(model, "num_gpus", 0) if estimate.is_on_gpu else 0
+        num_gpus = model.num_gpus if estimate.is_on_gpu else 0
         least, most = _replica_range(model)
         loads_here = [loads[p.name] for p in own]
         pools.append(
@@ -185,7 +185,8 @@ def _replica_range(model: Model) -> tuple[int, int | None]:
 
 
 def _shape_words(model: Model) -> str:
-    assert isinstance(model, VllmModel)
+    if not isinstance(model, VllmModel):
+        return ""
     return f"tensor_parallel {model.tensor_parallel} x pipeline_parallel {model.pipeline_parallel}"
 
 

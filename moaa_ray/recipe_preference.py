@@ -68,11 +68,22 @@ class MixtureJudge(PairwiseConfig):
     kind: Literal["mixture"]
     proposers: list[JudgeSlotConfig] = Field(min_length=1)
     aggregator: JudgeSlotConfig
-    """It also chooses the criteria."""
+    criteria_by: str = ""
+    """The name of the proposer (or of the aggregator) that chooses the criteria; empty: the first proposer, whose
+    engines then serve both."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
+        labels = [slot.label for slot in (*self.proposers, self.aggregator)]
+        if self.criteria_by and self.criteria_by not in labels:
+            raise ValueError(f"criteria_by = {self.criteria_by!r} is none of {', '.join(labels)}; name one of them")
         return _with_distinct_labels(self, self.proposers, "proposers")
+
+    @property
+    def criteria_slot(self) -> JudgeSlotConfig:
+        """Who chooses the criteria."""
+        slots = [*self.proposers, self.aggregator]
+        return next((slot for slot in slots if slot.label == self.criteria_by), slots[0])
 
 
 class LlmJudge(JudgeSlotConfig, PairwiseConfig):

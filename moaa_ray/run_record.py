@@ -13,9 +13,10 @@ from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
 from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import LoadedRecipe, LoadedTraining
+from moaa_ray.loading import Loaded, LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
-from moaa_ray.recipe_models import WeightsModel
+from moaa_ray.recipe import PreferenceRecipe
+from moaa_ray.recipe_models import Model, WeightsModel
 from moaa_ray.recipe_yaml import resolved_yaml
 
 _RUN = "run.json"
@@ -30,7 +31,8 @@ def open_run(
     With allow_changes a changed recipe goes on, and the change is recorded in run.json. Returns whether there has
     been a change, now or before.
     """
-    fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **_model_files(loaded)})
+    digests = model_digests(fingerprint.mixture_models(loaded.recipe), loaded.base_dir)
+    fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **digests})
     record = _record(store, loaded.recipe.name)
     if not record["fingerprint"]:
         record["fingerprint"] = fields
@@ -51,12 +53,27 @@ def open_run(
     return bool(record["changes"])
 
 
-def join_run(store: Store, loaded: LoadedTraining) -> None:
-    """Note that a training stage works on the run directory, which need not hold rows of ours."""
+def join_run(store: Store, loaded: Loaded[PreferenceRecipe] | LoadedTraining) -> None:
+    """Note that a later stage works on the run directory, which need not hold rows of ours."""
     record = _record(store, loaded.recipe.name)
     record["sessions"].append(_session())
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
+
+
+def check_stage(store: Store, stage: str, fields: Mapping[str, str], *, restart: bool = False) -> None:
+    """Note what a stage makes its rows with. Raises ConfigError where it began otherwise, unless it restarts."""
+    record = read_run(store)
+    known = record.setdefault("made_with", {})
+    changes = fingerprint.compare(known.get(stage, fields), fields)
+    if changes and not restart:
+        raise ConfigError(
+            f"{store.uri}: the stage {stage} has begun with other settings:\n  "
+            + "\n  ".join(changes)
+            + f"\nput them back, give another run_dir, or begin the stage anew with `moaa {stage} --restart`"
+        )
+    known[stage] = dict(fields)
+    store.put(_RUN, _json(record))
 
 
 def _record(store: Store, name: str) -> dict:
@@ -84,11 +101,11 @@ def set_stage(store: Store, stage: str, **facts) -> None:
     store.put(_RUN, _json(record))
 
 
-def _model_files(loaded: LoadedRecipe) -> dict[str, str]:
+def model_digests(models: Mapping[str, Model], base_dir: Path) -> dict[str, str]:
     """A digest of every local model folder."""
     digests = {}
-    for name, model in loaded.recipe.models.items():
-        folder = resolve_model(loaded.base_dir, model.model) if isinstance(model, WeightsModel) else ""
+    for name, model in models.items():
+        folder = resolve_model(base_dir, model.model) if isinstance(model, WeightsModel) else ""
         if os.path.isdir(folder):
             digests[f"models.{name}.files"] = digest_of_model(folder)
     return digests

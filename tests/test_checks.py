@@ -61,7 +61,7 @@ def test_a_slot_with_an_unknown_model_names_the_nearest(tmp_path):
 
 def test_an_unused_model_is_refused(tmp_path):
     text = problems(tmp_path, models={"a": {"engine": "fake"}, "spare": {"engine": "fake"}})
-    assert "models.spare: no slot of the mixture uses it; take it out, or add a proposer" in text
+    assert "models.spare: no slot of the mixture uses it, and no judge; take it out, or add one" in text
 
 
 @pytest.mark.parametrize(("model", "lora"), [("hf://org/m", None), ("org/m", "http://host/lora")])

@@ -1,7 +1,7 @@
 """Every Arrow schema that moaa_ray writes, each with a name and a version in its metadata.
 
 A file says which schema it holds under the key b"moaa_ray.schema", as b"<name>/<version>". Columns
-that a reader could misunderstand are never guessed: check_schema refuses a file by name. The small
+that a reader could misunderstand are never guessed: schema_check.py refuses a file by name. The small
 converters at the end turn the dataclasses of types.py into the plain records of these schemas.
 """
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from moaa_ray.errors import DataError
 from moaa_ray.types import Answer, Completion, Failure, Message, Proposal, Row
 
 SCHEMA_KEY = b"moaa_ray.schema"
@@ -54,16 +53,93 @@ def _schema(name: str, version: int, fields: Sequence[tuple[str, pa.DataType]]) 
     return pa.schema(list(fields), metadata={SCHEMA_KEY: f"{name}/{version}".encode()})
 
 
-PROMPTS = _schema("prompts", 1, [("id", pa.string()), ("source", pa.string()), ("messages", MESSAGES)])
+_HEAD = (("id", pa.string()), ("source", pa.string()))
+PROMPTS = _schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
 
 SFT = _schema(
     "sft",
     1,
     [
-        ("id", pa.string()),
-        ("source", pa.string()),
+        *_HEAD,
         ("messages", MESSAGES),
         ("proposals", pa.list_(PROPOSAL)),
+        ("flags", pa.list_(pa.string())),
+    ],
+)
+
+CANDIDATE = pa.struct(
+    [
+        ("completion", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+
+CANDIDATES = _schema(
+    "candidates",
+    1,
+    [
+        *_HEAD,
+        ("messages", MESSAGES),
+        ("candidates", pa.list_(CANDIDATE)),
+        ("flags", pa.list_(pa.string())),
+    ],
+)
+
+_VERDICT = [
+    ("first", pa.int32()),
+    ("second", pa.int32()),
+    ("judge", pa.string()),
+    ("criteria", pa.list_(pa.string())),
+    ("criteria_chosen", pa.bool_()),
+    ("verdict", pa.string()),  # first, second; empty: none, see error
+    ("error", pa.string()),
+]
+_TEXTS = [("text", pa.string()), ("assessments", pa.list_(pa.string()))]
+JUDGMENT = pa.struct(_VERDICT + _TEXTS)
+VERDICT = pa.struct(_VERDICT)
+RATING = pa.struct(
+    [
+        ("candidate", pa.int32()),
+        ("aspect", pa.string()),
+        ("value", pa.float64()),
+        ("text", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+JUDGMENTS = _schema(
+    "judgments",
+    1,
+    [
+        *_HEAD,
+        ("messages", MESSAGES),
+        ("candidates", pa.list_(CANDIDATE)),
+        ("scores", pa.list_(pa.float64())),  # by candidate; null: none
+        ("ranking", pa.list_(pa.int32())),  # candidates, best first
+        ("top_tie", pa.string()),
+        ("bottom_tie", pa.string()),
+        ("judgments", pa.list_(JUDGMENT)),
+        ("ratings", pa.list_(RATING)),
+        ("flags", pa.list_(pa.string())),
+    ],
+)
+
+PAIRS = _schema(
+    "pairs",
+    1,
+    [
+        *_HEAD,
+        ("prompt", MESSAGES),
+        ("chosen", MESSAGES),
+        ("rejected", MESSAGES),
+        ("margin", pa.float64()),
+        ("chosen_index", pa.int32()),
+        ("rejected_index", pa.int32()),
+        ("scores", pa.list_(pa.float64())),
+        ("judgments", pa.list_(VERDICT)),
         ("flags", pa.list_(pa.string())),
     ],
 )
@@ -72,8 +148,7 @@ FAILURES = _schema(
     "failures",
     1,
     [
-        ("id", pa.string()),
-        ("source", pa.string()),
+        *_HEAD,
         ("status", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -86,8 +161,7 @@ FAILURES = _schema(
 def work_schema(pass_names: Sequence[str]) -> pa.Schema:
     """Rows in flight: the row, and one column of answers per pass."""
     fields = [
-        ("id", pa.string()),
-        ("source", pa.string()),
+        *_HEAD,
         ("status", pa.string()),
         ("reason", pa.string()),
         ("flags", pa.list_(pa.string())),
@@ -99,49 +173,9 @@ def work_schema(pass_names: Sequence[str]) -> pa.Schema:
     return _schema("work", 1, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
 
 
-def check_schema(found: pa.Table | pa.Schema, expected: pa.Schema, *, where: str = "this table") -> None:
-    """Raise DataError unless `found` has the name, the version and the columns of `expected`.
-
-    `where` is what the message calls the table, say its path.
-    """
-    schema = found if isinstance(found, pa.Schema) else found.schema
-    wanted, got = schema_name(expected), schema_name(schema)
-    if not got:
-        raise DataError(
-            f"{where} has no moaa_ray schema in its metadata, where {wanted!r} is expected: another program wrote it; "
-            "name it as a prompt source, or point at the folder that moaa_ray wrote"
-        )
-    if got.split("/")[0] != wanted.split("/")[0]:
-        raise DataError(f"{where} holds schema {got!r}, where {wanted!r} is expected; point at the folder of that kind")
-    if got != wanted:
-        raise DataError(
-            f"{where} has schema version {got!r}, this moaa_ray reads {wanted!r}; go on with the version that wrote "
-            "it, or start a new run directory"
-        )
-    if not schema.equals(expected):
-        raise DataError(
-            f"{where} says it is {got!r} but has other columns: {_difference(schema, expected)}; the file was changed "
-            "after it was written, or belongs to a run with other passes: restore it, or start a new run directory"
-        )
-
-
 def schema_name(schema: pa.Schema) -> str:
     """The "<name>/<version>" that a schema declares; empty when it declares none."""
     return (schema.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
-
-
-def _difference(found: pa.Schema, expected: pa.Schema) -> str:
-    """What a reader has to look at, in words."""
-    missing = [name for name in expected.names if name not in found.names]
-    extra = [name for name in found.names if name not in expected.names]
-    common = [n for n in expected.names if expected.names.count(n) == found.names.count(n) == 1]
-    other = [
-        f"{n} is {found.field(n).type} instead of {expected.field(n).type}"
-        for n in common
-        if not found.field(n).equals(expected.field(n))
-    ]
-    parts = [f"missing {missing}" if missing else "", f"not expected {extra}" if extra else "", *other]
-    return "; ".join(part for part in parts if part) or f"the order is {found.names} instead of {expected.names}"
 
 
 def messages_from(records: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:

@@ -1,84 +1,111 @@
-"""From committed rows to what users read: sft/, failures/, summary.json, every prompt in exactly one place."""
+"""From committed rows to what users read: a public folder, failures/, summary.json; every prompt is in one of them."""
 
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moaa_ray.core.mixture import MixturePass
-from moaa_ray.core.turns import turn_proposals
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import Store
+from moaa_ray.generation.stage_run import StageRun, statuses_of
 from moaa_ray.generation.summary import Summary
-from moaa_ray.generation.todo import Prompts
-from moaa_ray.mixture_line import STAGE
+from moaa_ray.types import Proposal, Row
 
 _BATCH_ROWS = 1024
 _SUMMARY = "summary.json"
 
+Failed = tuple[Row, str, str]
+"""A row, its status and why."""
 
-def publish_results(
-    store: Store,
-    epoch: commit.Epoch,
-    prompts: Prompts,
-    statuses: commit.Statuses,
-    passes: tuple[MixturePass, ...],
+
+Usable = Callable[[pa.Table], tuple[pa.Table, list[Failed]]]
+"""From rows that are ok to what is published of them, and those that a rule keeps back."""
+
+
+def publish_rows(
+    run: StageRun,
+    folder: str,
+    schema: pa.Schema,
     *,
-    shard_rows: int,
-) -> Summary:
-    """Write failures/generate.parquet and publish sft/ in prompt order; returns the proof that rows add up."""
-    order, rejected = prompts.order, prompts.rejected
-    known = list(zip(order, statuses.of(order), strict=True))
+    usable: Usable,
+    held: Callable[[Row], Sequence[Proposal]] = lambda row: row.proposals,
+    facts: Mapping[str, Any] | None = None,
+) -> tuple[Summary, pa.Table]:
+    """Publish the usable rows in prompt order: the proof that rows add up, and the rows that are not in the folder.
+
+    held says what a broken row holds beside its closed turns.
+    """
+    commit.check_owner(run.store, run.epoch)
+    prompts, statuses = run.prompts, statuses_of(run)
+    known = list(zip(prompts.order, statuses.of(prompts.order), strict=True))
     ok = statuses.refs([row_id for row_id, status in known if status == "ok"])
     bad = statuses.refs([row_id for row_id, status in known if status in ("failed", "quarantined", "dropped")])
-    failures = pa.concat_tables([rejected, *(_failures(table, passes) for table in _read(store, bad))])
-    _put_parquet(store, f"failures/{STAGE}.parquet", failures)
+    broken = [
+        _failures([(schemas.row_from(r), r["status"], r["reason"]) for r in t.to_pylist()], held)
+        for t in _read(run, bad)
+    ]
+    kept_back: list[Failed] = []
     flags: Counter = Counter()
+
+    def batches() -> Iterator[pa.Table]:
+        for table in _read(run, ok):
+            published, dropped = usable(table)
+            kept_back.extend(dropped)
+            flags.update(flag.split(":")[0] for row in published.column("flags").to_pylist() for flag in row)
+            yield published
+
+    about = {} if facts is None else facts
     manifest = publish.publish(
-        store, epoch, "sft", _usable(store, ok, flags), schemas.SFT, shard_rows, facts={"failures": failures.num_rows}
+        run.store, run.epoch, folder, batches(), schema, run.plan.settings.shard_rows, facts=about
     )  # fmt: skip
-    statuses, reasons = failures.column("status").to_pylist(), failures.column("reason").to_pylist()
-    pairs = list(zip(statuses, reasons, strict=True))
-    return Summary(
-        run_dir=store.uri,
-        num_prompts=len(order) + rejected.num_rows,
-        statuses={"ok": manifest.rows, **Counter(statuses)},
+    failures = pa.concat_tables([prompts.rejected, *broken, _failures(kept_back, held)])
+    statuses_out, reasons = failures.column("status").to_pylist(), failures.column("reason").to_pylist()
+    pairs = list(zip(statuses_out, reasons, strict=True))
+    summary = Summary(
+        run_dir=run.store.uri,
+        num_prompts=len(prompts.order) + prompts.rejected.num_rows,
+        statuses={"ok": manifest.rows, **Counter(statuses_out)},
         dropped=dict(Counter(reason for status, reason in pairs if status == "dropped")),
-        failures=dict(Counter(_kind(reason) for status, reason in pairs if status != "dropped").most_common()),
+        failures=dict(Counter(reason for status, reason in pairs if status != "dropped").most_common()),
         flags=dict(flags.most_common()),
+        pools=run.pools,
+        rows_done_now=run.rows_done,
+        rows_redone=run.rows_redone,
+        max_blocks_in_line=run.max_blocks_in_line,
     )
+    return summary, failures
 
 
-def _read(store: Store, refs: list) -> Iterator[pa.Table]:
-    return iter(commit.read_rows(store, refs, batch_rows=_BATCH_ROWS)) if refs else iter(())
+def write_failures(store: Store, stage: str, failures: pa.Table) -> None:
+    """failures/<stage>.parquet: every prompt that is not in the stage's public folder, with its reason."""
+    sink = io.BytesIO()
+    pq.write_table(failures, sink, compression="zstd")
+    store.put(f"failures/{stage}.parquet", sink.getvalue())
 
 
-def _usable(store: Store, refs: list, flags: Counter) -> Iterator[pa.Table]:
-    for table in _read(store, refs):
-        flags.update(flag.split(":")[0] for row in table.column("flags").to_pylist() for flag in row)
-        yield table.select(schemas.SFT.names).cast(schemas.SFT)
+def _read(run: StageRun, refs: list) -> Iterator[pa.Table]:
+    return iter(commit.read_rows(run.store, refs, batch_rows=_BATCH_ROWS)) if refs else iter(())
 
 
-def _failures(table: pa.Table, passes: tuple[MixturePass, ...]) -> pa.Table:
-    """Rows that are not usable, with what they held: the proposals of closed turns and of the broken one."""
-    records = []
-    for record in table.to_pylist():
-        row = schemas.row_from(record)
-        records.append(
-            {
-                "id": row.id,
-                "source": row.source,
-                "status": row.status,
-                "reason": _kind(row.reason),
-                "detail": row.reason,
-                "messages": [dict(message) for message in row.messages],
-                "proposals": [dict(vars(p)) for p in (*row.proposals, *turn_proposals(row, passes))],
-            }
-        )
+def _failures(rows: Iterable[Failed], held: Callable[[Row], Sequence[Proposal]]) -> pa.Table:
+    """Rows that are not usable, with what they held."""
+    records = [
+        {
+            "id": row.id,
+            "source": row.source,
+            "status": status,
+            "reason": _kind(reason),
+            "detail": reason,
+            "messages": [dict(message) for message in row.messages],
+            "proposals": [dict(vars(p)) for p in held(row)],
+        }
+        for row, status, reason in rows
+    ]
     return pa.Table.from_pylist(records, schema=schemas.FAILURES)
 
 
@@ -87,16 +114,10 @@ def _kind(reason: str) -> str:
     return ": ".join(reason.split(": ")[:2]).split(" (")[0]
 
 
-def _put_parquet(store: Store, path: str, table: pa.Table) -> None:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    store.put(path, sink.getvalue())
-
-
-def write_summary(store: Store, stage: str, summary: Summary) -> None:
+def write_summary(store: Store, stage: str, summary: Summary, more: Mapping[str, Any] | None = None) -> None:
     """summary.json: the facts of every stage by name; what is not known (a cost without a price) is left out."""
     facts = asdict(summary, dict_factory=lambda items: {name: value for name, value in items if value is not None})
     cost = {} if summary.cost_usd is None else {"cost_usd": summary.cost_usd}
     known = json.loads(store.read(_SUMMARY)) if store.exists(_SUMMARY) else {}
-    text = json.dumps({**known, stage: {**facts, **cost}}, indent=2, ensure_ascii=False)
+    text = json.dumps({**known, stage: {**facts, **cost, **(more or {})}}, indent=2, ensure_ascii=False)
     store.put(_SUMMARY, (text + "\n").encode())

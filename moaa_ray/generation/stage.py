@@ -9,11 +9,13 @@ import time
 from dataclasses import replace
 from functools import partial
 
+import pyarrow as pa
 from rich.console import Console
 
 from moaa_ray.core.passes import StageWork
-from moaa_ray.core.turns import close_turn, reopen
+from moaa_ray.core.turns import close_turn, reopen, turn_proposals
 from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.filtering import Filter
 from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import StageError
@@ -82,19 +84,32 @@ def _read_prompts(loaded: LoadedRecipe, store: Store, epoch: commit.Epoch, work:
 
 
 def _publish(loaded: LoadedRecipe, run: StageRun) -> Summary:
-    commit.check_owner(run.store, run.epoch)
-    summary = results.publish_results(
-        run.store,
-        run.epoch,
-        run.prompts,
-        statuses_of(run),
-        mixture_passes(loaded.recipe),
-        shard_rows=run.plan.settings.shard_rows,
+    """sft/ and failures/generate.parquet."""
+    filters = Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))
+    passes = mixture_passes(loaded.recipe)
+
+    def usable(table: pa.Table) -> tuple[pa.Table, list[results.Failed]]:
+        reasons = [_why_dropped(filters, row) for row in table.select(["id", "messages", "flags"]).to_pylist()]
+        kept = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
+        dropped = [
+            (schemas.row_from(table.slice(i, 1).to_pylist()[0]), "dropped", reason)
+            for i, reason in enumerate(reasons)
+            if reason
+        ]
+        return kept.select(schemas.SFT.names).cast(schemas.SFT), dropped
+
+    summary, failures = results.publish_rows(
+        run,
+        "sft",
+        schemas.SFT,
+        usable=usable,
+        held=lambda row: (*row.proposals, *turn_proposals(row, passes)),
     )
-    return replace(
-        summary,
-        pools=run.pools,
-        rows_done_now=run.rows_done,
-        rows_redone=run.rows_redone,
-        max_blocks_in_line=run.max_blocks_in_line,
-    )
+    results.write_failures(run.store, STAGE, failures)
+    return summary
+
+
+def _why_dropped(filters: Filter, row: schemas.Record) -> str:
+    *prompt, last = schemas.messages_from(row["messages"])
+    is_truncated = any(flag.startswith("truncated:") for flag in row["flags"])
+    return filters.why_dropped(row["id"], prompt, completion=last["content"], is_truncated=is_truncated)

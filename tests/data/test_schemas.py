@@ -3,6 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moaa_ray.data import schemas
+from moaa_ray.data.schema_check import check_schema
 from moaa_ray.errors import DataError
 from moaa_ray.types import Completion, Failure, Message, Proposal, Row
 
@@ -60,8 +61,8 @@ def test_every_schema_carries_its_name_and_version(schema, name):
 
 def test_a_schema_survives_parquet_and_is_accepted_again(tmp_path):
     pq.write_table(prompts_table(), tmp_path / "p.parquet")
-    schemas.check_schema(pq.read_table(tmp_path / "p.parquet"), schemas.PROMPTS)
-    schemas.check_schema(pq.read_schema(tmp_path / "p.parquet"), schemas.PROMPTS)
+    check_schema(pq.read_table(tmp_path / "p.parquet"), schemas.PROMPTS)
+    check_schema(pq.read_schema(tmp_path / "p.parquet"), schemas.PROMPTS)
 
 
 def test_a_row_comes_back_from_parquet_as_it_was(tmp_path):
@@ -94,25 +95,25 @@ def test_a_failure_with_an_empty_reason_stays_a_failure():
 
 def test_another_schema_is_refused_by_name():
     with pytest.raises(DataError, match=r"x\.parquet holds schema 'prompts/1', where 'sft/1' is expected"):
-        schemas.check_schema(prompts_table(), schemas.SFT, where="x.parquet")
+        check_schema(prompts_table(), schemas.SFT, where="x.parquet")
 
 
 def test_another_version_is_refused_and_the_message_says_what_to_do():
     newer = prompts_table().replace_schema_metadata({schemas.SCHEMA_KEY: b"prompts/2"})
     with pytest.raises(DataError, match=r"'prompts/2'.*reads 'prompts/1'; go on with the version that wrote it"):
-        schemas.check_schema(newer, schemas.PROMPTS)
+        check_schema(newer, schemas.PROMPTS)
 
 
 @pytest.mark.parametrize("metadata", [None, {b"pandas": b"{}"}])
 def test_a_file_of_another_program_is_refused(metadata):
     with pytest.raises(DataError, match="no moaa_ray schema in its metadata, where 'prompts/1' is expected"):
-        schemas.check_schema(prompts_table().replace_schema_metadata(metadata), schemas.PROMPTS)
+        check_schema(prompts_table().replace_schema_metadata(metadata), schemas.PROMPTS)
 
 
 def test_a_schema_name_that_is_not_text_is_refused():
     odd = prompts_table().replace_schema_metadata({schemas.SCHEMA_KEY: b"\xff\xfe"})
     with pytest.raises(DataError, match="holds schema"):
-        schemas.check_schema(odd, schemas.PROMPTS)
+        check_schema(odd, schemas.PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +127,9 @@ def test_a_schema_name_that_is_not_text_is_refused():
 def test_a_right_name_over_wrong_columns_is_refused_and_the_difference_said(columns, said):
     lying = pa.schema(list(columns.items()), metadata=schemas.PROMPTS.metadata)
     with pytest.raises(DataError, match=said):
-        schemas.check_schema(lying, schemas.PROMPTS)
+        check_schema(lying, schemas.PROMPTS)
 
 
 def test_a_work_file_of_a_run_with_other_passes_is_refused():
     with pytest.raises(DataError, match=r"missing \['a.two'\]; not expected \['a.one'\]"):
-        schemas.check_schema(schemas.work_schema(["one"]), schemas.work_schema(["two"]))
+        check_schema(schemas.work_schema(["one"]), schemas.work_schema(["two"]))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moaa_ray.data import schemas
+from moaa_ray.data.schema_check import check_schema
 from moaa_ray.data.sources import ingest, read_prompts, start_turns
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.recipe_prompts import PromptsConfig
@@ -194,7 +195,7 @@ def test_a_bad_row_is_dropped_counted_and_kept_among_the_rejected(tmp_path, bad,
     assert (rejected["id"], rejected["source"], rejected["status"]) == ("p:0:2", "p", "dropped")
     assert rejected["reason"] == rule
     assert rejected["detail"].startswith(f"{tmp_path}/p.jsonl, line 2: ")
-    schemas.check_schema(found.rejected(), schemas.FAILURES)
+    check_schema(found.rejected(), schemas.FAILURES)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ def test_batches_are_bounded_and_of_the_prompts_schema(tmp_path):
     tables = list(found.batches())
     assert [table.num_rows for table in tables] == [1000, 1000, 500]
     for table in tables:
-        schemas.check_schema(table, schemas.PROMPTS)
+        check_schema(table, schemas.PROMPTS)
 
 
 def test_read_prompts_gives_rows_and_ingest_says_how_turns_are_answered(tmp_path):

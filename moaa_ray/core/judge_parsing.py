@@ -1,0 +1,73 @@
+"""What judges have said, read strictly: what is not in form counts as not said."""
+
+import re
+
+from moaa_ray.core.judge_prompts import CRITERIA, NUM_CRITERIA
+from moaa_ray.core.ranking import Winner
+from moaa_ray.types import Answer, Completion
+
+_HEADING = re.compile(r"^[\s*#]*selected criteria[\s*]*:?[\s*]*$", re.IGNORECASE | re.MULTILINE)
+_ITEM = re.compile(r"^\s*\**\s*(\d+)[.)]\s*(.*?)\s*$")
+_VERDICT = re.compile(r"\[\[\s*([AB])\s*\]\]")
+_RATING = re.compile(r"\[\[\s*([1-5])\s*\]\]")
+_NAMES = {name.casefold(): name for name in CRITERIA}
+_MAX_TAIL = 20
+"""Characters that may follow the verdict of a completion that was cut off."""
+
+
+def parse_criteria(answer: Answer | None) -> tuple[str, ...] | None:
+    """Exactly three different criteria of the eight, numbered 1 to 3 under the heading; None for anything else."""
+    if not isinstance(answer, Completion):
+        return None
+    headings = list(_HEADING.finditer(answer.text))
+    if not headings:
+        return None
+    found: list[str] = []
+    for line in answer.text[headings[-1].end() :].splitlines():
+        if not line.strip():
+            continue
+        item = _ITEM.match(line)
+        if item is None:
+            break
+        name = _NAMES.get(item.group(2).strip("*_.: ").casefold())
+        if name is None or int(item.group(1)) != len(found) + 1:
+            return None
+        found.append(name)
+    return tuple(found) if len(found) == len(set(found)) == NUM_CRITERIA else None
+
+
+def parse_verdict(answer: Answer | None) -> Winner | None:
+    """The last [[A]] or [[B]] of a completion; None without one.
+
+    A completion that ended at max_tokens counts only where the verdict is its end: otherwise the last one there may be
+    one that it was still weighing.
+    """
+    match = _last(_VERDICT, answer)
+    return None if match is None else ("first" if match == "A" else "second")
+
+
+def parse_rating(answer: Answer | None) -> int | None:
+    """The last rating from [[1]] to [[5]]; None without one."""
+    match = _last(_RATING, answer)
+    return None if match is None else int(match)
+
+
+def parse_score(answer: Answer | None) -> float | None:
+    """The number that a reward model or a rule has given; None where it gave none."""
+    if not isinstance(answer, Completion):
+        return None
+    try:
+        return float(answer.text)
+    except ValueError:
+        return None
+
+
+def _last(pattern: re.Pattern[str], answer: Answer | None) -> str | None:
+    if not isinstance(answer, Completion):
+        return None
+    matches = list(pattern.finditer(answer.text))
+    if not matches:
+        return None
+    if answer.finish_reason == "length" and len(answer.text) - matches[-1].end() > _MAX_TAIL:
+        return None
+    return matches[-1].group(1)

@@ -1,0 +1,42 @@
+"""What the judge stage did, as a short text for people."""
+
+from moaa_ray.core.judge_stats import Estimate
+from moaa_ray.generation.summary import render
+from moaa_ray.preference.judge import JudgeSummary
+
+_RATES = (
+    ("first_rate", "said A", "of the verdicts; 50 % without position bias"),
+    ("disagreement_rate", "orders disagree", "of the pairs, which counts as a tie"),
+    ("parse_failure_rate", "no verdict", "of the questions"),
+    ("cycle_rate", "cycles", "of the triples: i beats j beats k beats i"),
+)
+
+
+def render_judge(summary: JudgeSummary) -> str:
+    """The rows, the pairs by rule, and the judge's habits with 95 % intervals over prompts."""
+    pairs, stats = summary.pairs, summary.stats
+    lines = [render(summary.rows)]
+    dropped = "".join(f", {rule} {n:,}" for rule, n in pairs.dropped.items())
+    lines.append(
+        f"{pairs.num_pairs:,} pairs of {pairs.num_judged:,} judged prompts{dropped}; margin {pairs.mean_margin:.2f}, "
+        f"chosen {pairs.mean_chosen_chars:,.0f} and rejected {pairs.mean_rejected_chars:,.0f} characters on average"
+    )
+    for field, title, what in _RATES:
+        if (rate := getattr(stats, field)).count:
+            lines.append(f"  {title:<16} {_percent(rate)} {what}")
+    length = stats.length_correlation
+    if length.value is not None:
+        interval = f"[{length.low:+.2f}, {length.high:+.2f}]"
+        lines.append(f"  {'length':<16} {length.value:+6.2f} {interval} correlation with the score within a prompt")
+    if summary.coin_flip_kept_rate:
+        chance = f"a judge that tosses a coin would keep {summary.coin_flip_kept_rate:.1%}"
+        lines.append(f"  {'kept':<16} {_percent(stats.kept_rate)} of the prompts; {chance}")
+    lines.append(f"  data: {summary.rows.run_dir}")
+    return "\n".join(lines)
+
+
+def _percent(rate: Estimate) -> str:
+    if rate.value is None:
+        return "  n/a"
+    interval = "" if rate.low is None or rate.high is None else f" [{rate.low:.1%}, {rate.high:.1%}]"
+    return f"{rate.value:6.1%}{interval}"

@@ -1,0 +1,175 @@
+"""Pairs out of judgments: the best and the worst candidate of every prompt, where the recipe's rules keep them."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moaa_ray.core.judge_stats import JudgedPrompt
+from moaa_ray.core.judged import JudgeWork
+from moaa_ray.core.ranking import Choice, Ranking, Verdict, choose
+from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.filtering import Filter
+from moaa_ray.data.store import Store
+from moaa_ray.generation.results import write_failures
+from moaa_ray.generation.todo import SEED_ROWS
+from moaa_ray.loading import Loaded
+from moaa_ray.recipe import PreferenceRecipe
+from moaa_ray.run_record import join_run
+from moaa_ray.types import Message
+
+STAGE = "judge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsSummary:
+    """Judged prompts = pairs + dropped, by rule."""
+
+    num_judged: int
+    num_pairs: int
+    dropped: Mapping[str, int]
+    mean_margin: float
+    mean_chosen_chars: float
+    mean_rejected_chars: float
+
+
+class _Collector:
+    """Goes through the judgments once: pairs out, and what the summary and the statistics need on the way."""
+
+    def __init__(self, loaded: Loaded[PreferenceRecipe], reading: JudgeWork):
+        self._config = loaded.recipe.judge
+        self._filters = Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))
+        self._reading = reading
+        self.judged: list[JudgedPrompt] = []
+        self.failures: list[schemas.Record] = []
+        self.dropped: Counter[str] = Counter()
+        self.margins: list[float] = []
+        self.lengths: list[tuple[int, int]] = []
+
+    def pairs(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            records = [pair for record in table.to_pylist() if (pair := self._pair(record)) is not None]
+            yield pa.Table.from_pylist(records, schema=schemas.PAIRS)
+
+    def summary(self) -> PairsSummary:
+        num = len(self.margins)
+        return PairsSummary(
+            num_judged=len(self.judged),
+            num_pairs=num,
+            dropped=dict(self.dropped.most_common()),
+            mean_margin=sum(self.margins) / max(1, num),
+            mean_chosen_chars=sum(chosen for chosen, _ in self.lengths) / max(1, num),
+            mean_rejected_chars=sum(rejected for _, rejected in self.lengths) / max(1, num),
+        )
+
+    def _pair(self, record: schemas.Record) -> schemas.Record | None:
+        texts = [one["completion"] for one in record["candidates"]]
+        ranking = Ranking(
+            order=tuple(record["ranking"]),
+            scores=tuple(record["scores"]),
+            top_tie=record["top_tie"],
+            bottom_tie=record["bottom_tie"],
+        )
+        rules = {"min_margin": self._config.min_margin, "max_length_ratio": self._config.max_length_ratio}
+        choice = choose(ranking, texts, **rules)
+        if isinstance(choice, Choice):
+            reason = self._filtered(record, choice)
+            choice = reason or choice
+        self.judged.append(_judged_prompt(record, ranking, is_kept=isinstance(choice, Choice)))
+        if isinstance(choice, str):
+            self.dropped[choice] += 1
+            self.failures.append(_dropped(record, choice))
+            return None
+        self.margins.append(choice.margin)
+        self.lengths.append((len(texts[choice.chosen]), len(texts[choice.rejected])))
+        return _pair_record(record, choice)
+
+    def _filtered(self, record: schemas.Record, choice: Choice) -> str:
+        """The recipe's filters look at the chosen completion: it is what the student is to become like."""
+        chosen = record["candidates"][choice.chosen]
+        prompt = schemas.messages_from(record["messages"])
+        is_truncated = chosen["finish_reason"] == "length"
+        text = chosen["completion"]
+        return self._filters.why_dropped(record["id"], prompt, completion=text, is_truncated=is_truncated)
+
+
+def publish_pairs(
+    store: Store,
+    judgments: Store,
+    loaded: Loaded[PreferenceRecipe],
+    reading: JudgeWork,
+    *,
+    facts: Mapping[str, Any],
+    is_in_use: bool,
+) -> tuple[PairsSummary, list[JudgedPrompt]]:
+    """Publish pairs/ from the judgments of a judge's directory, and write down the prompts that are in none.
+
+    They go into the run's directory (failures/judge.parquet) where the judge is the one in use, else into the judge's
+    own (failures/pairs.parquet).
+    """
+    to = store if is_in_use else judgments
+    join_run(to, loaded)
+    epoch = commit.take_epoch(to, commit.owner_record())
+    publish.fence_publish(to, epoch)
+    collector = _Collector(loaded, reading)
+    tables = publish.read_batches(judgments, "judgments", batch_rows=SEED_ROWS)
+    shard_rows = loaded.recipe.judge.shard_rows
+    publish.publish(to, epoch, "pairs", collector.pairs(tables), schemas.PAIRS, shard_rows, facts=facts)
+    broken = pq.read_table(io.BytesIO(judgments.read(f"failures/{STAGE}.parquet")))
+    kept_back = pa.Table.from_pylist(collector.failures, schema=schemas.FAILURES)
+    write_failures(to, STAGE if is_in_use else "pairs", pa.concat_tables([broken, kept_back]))
+    return collector.summary(), collector.judged
+
+
+def _judged_prompt(record: schemas.Record, ranking: Ranking, *, is_kept: bool) -> JudgedPrompt:
+    by_judge: dict[str, list[Verdict]] = {}
+    for one in record["judgments"]:
+        verdict = Verdict(first=one["first"], second=one["second"], winner=one["verdict"] or None)
+        by_judge.setdefault(one["judge"], []).append(verdict)
+    return JudgedPrompt(
+        verdicts=tuple(next(iter(by_judge.values()), ())),
+        scores=ranking.scores,
+        lengths=tuple(len(one["completion"]) for one in record["candidates"]),
+        top_tie=ranking.top_tie,
+        bottom_tie=ranking.bottom_tie,
+        is_kept=is_kept,
+    )
+
+
+def _pair_record(record: schemas.Record, choice: Choice) -> schemas.Record:
+    chosen, rejected = record["candidates"][choice.chosen], record["candidates"][choice.rejected]
+    names = [field.name for field in schemas.VERDICT]
+    cut = [f"{name}_truncated" for name, one in (("chosen", chosen), ("rejected", rejected)) if _is_cut(one)]
+    return {
+        "id": record["id"],
+        "source": record["source"],
+        "prompt": record["messages"],
+        "chosen": [Message(role="assistant", content=chosen["completion"])],
+        "rejected": [Message(role="assistant", content=rejected["completion"])],
+        "margin": choice.margin,
+        "chosen_index": choice.chosen,
+        "rejected_index": choice.rejected,
+        "scores": record["scores"],
+        "judgments": [{name: one[name] for name in names} for one in record["judgments"]],
+        "flags": [*record["flags"], *cut],
+    }
+
+
+def _is_cut(candidate: Mapping[str, Any]) -> bool:
+    return candidate["finish_reason"] == "length"
+
+
+def _dropped(record: schemas.Record, rule: str) -> schemas.Record:
+    return {
+        "id": record["id"],
+        "source": record["source"],
+        "status": "dropped",
+        "reason": rule,
+        "detail": rule,
+        "messages": record["messages"],
+        "proposals": [],
+    }

@@ -1,0 +1,208 @@
+"""The sample stage: several completions of every prompt from the student itself; RUN/candidates.
+
+On-policy candidates are what the preferences are about: MoAA section 4.1 takes five per prompt from the SFT model at
+temperature 0.8, and finds candidates of the mixture itself worse (appendix J).
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Console
+
+from moaa_ray.core.candidates import CANDIDATES, CandidatePass, close_candidates, forget_failures
+from moaa_ray.core.passes import StageWork
+from moaa_ray.core.seeds import seed_for
+from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.sources import ingest
+from moaa_ray.data.store import Store, open_store
+from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.fingerprint import section_fingerprint
+from moaa_ray.generation import results, todo
+from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
+from moaa_ray.generation.summary import Summary
+from moaa_ray.loading import Loaded
+from moaa_ray.mixture_line import expected_completion, sampling_of
+from moaa_ray.planner import PlanInput
+from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.recipe import PreferenceRecipe, Run
+from moaa_ray.recipe_prompts import PromptsConfig
+from moaa_ray.run_folders import student_digest, with_student
+from moaa_ray.run_record import check_stage, join_run, set_stage
+from moaa_ray.types import Completion, Failure, Row
+
+STAGE = "sample"
+
+
+def sample(
+    loaded: Loaded[PreferenceRecipe],
+    *,
+    student: str = "",
+    prompts_from: str = "",
+    round_number: int = 1,
+    restart: bool = False,
+    console: Console | None = None,
+) -> Summary:
+    """Run, or go on with, the sample stage.
+
+    Args: student, the folder of the model to sample from, instead of the recipe's; prompts_from, the run directory
+    whose sft/ holds the prompts, instead of this one; round_number, which part of the prompts is drawn; restart
+    forgets what was sampled before. Raises as `generate` does.
+    """
+    began = time.monotonic()
+    loaded = with_student(loaded, student)
+    digest = student_digest(loaded)
+    store = open_store(loaded.run_dir)
+    join_run(store, loaded)
+    check_stage(store, STAGE, _fingerprint(loaded, digest), restart=restart)
+    epoch = begin_stage(store, STAGE)
+    if restart:
+        commit.forget(store, STAGE)
+    work = sample_work(loaded.recipe)
+    rows = list(_rows(loaded, prompts_from or loaded.run_dir, round_number))
+    if not rows:
+        raise DataError(f"{STAGE}: no prompt to sample for; look at sample.sources, or at {loaded.run_dir}/sft")
+    known = commit.read_statuses(store, commit.committed(store, STAGE, epoch))
+    prompts = todo.seed_rows(store, epoch, work, todo.same_rows(store, epoch, work, rows), known=known)
+    plan = plan_input(loaded.recipe, base_dir=loaded.base_dir)
+    run = StageRun(plan=plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
+    run_stage(run)
+    summary, failures = results.publish_rows(
+        run, CANDIDATES, schemas.CANDIDATES, usable=_usable, facts={"student": digest}
+    )  # fmt: skip
+    results.write_failures(store, STAGE, failures)
+    summary = replace(summary, seconds=time.monotonic() - began)
+    results.write_summary(store, STAGE, summary)
+    set_stage(store, STAGE, status="done", epoch=epoch.number, counts=dict(summary.statuses))
+    check_goal(run, summary.statuses, summary.failures)
+    return summary
+
+
+def sample_work(recipe: Run) -> StageWork:
+    """One pass over the student."""
+    config = recipe.sample
+    candidates = CandidatePass(
+        engine=config.model,
+        sampling=sampling_of(config),
+        run_seed=recipe.seed,
+        num_candidates=config.num_candidates,
+    )
+    close = partial(close_candidates, min_candidates=config.min_candidates)
+    return StageWork(stage=STAGE, passes=(candidates,), close=close, reopen=forget_failures)
+
+
+def plan_input(recipe: Run, *, base_dir: str | Path = ".") -> PlanInput:
+    """The sample stage, for the planner; sample.model is set."""
+    work = sample_work(recipe)
+    load = PassLoad(
+        num_requests=recipe.sample.num_candidates,
+        prompt_tokens=recipe.plan.prompt_tokens,
+        completion_tokens=expected_completion(recipe, work.passes[0]),
+    )
+    return PlanInput(
+        stage=STAGE,
+        passes=work.passes,
+        loads=lambda windows: {CANDIDATES: load},
+        recipe=recipe,
+        settings=recipe.sample,
+        base_dir=base_dir,
+    )
+
+
+def _rows(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> Iterator[Row]:
+    """The prompts of this round, in order: all, or so many drawn by the seed, others in every round."""
+    config, seed = loaded.recipe.sample, loaded.recipe.seed
+    rows = list(_rows_of_sources(loaded) if config.sources else _rows_of_sft(open_store(run_dir)))
+    if config.rows is None or config.rows >= len(rows):
+        yield from rows
+        return
+    order = list(range(len(rows)))
+    random.Random(seed_for(seed, "sample rows")).shuffle(order)
+    first = (round_number - 1) * config.rows
+    drawn = {order[i % len(order)] for i in range(first, first + config.rows)}
+    yield from (row for i, row in enumerate(rows) if i in drawn)
+
+
+def _rows_of_sft(store: Store) -> Iterator[Row]:
+    """The conversations that the student was tuned on, each without its last answer."""
+    if not store.exists("sft/manifest.json"):
+        raise ConfigError(
+            f"{store.uri}/sft: no published rows there to take prompts from; run `moaa generate` first, or set "
+            "sample.sources"
+        )
+    for table in publish.read_batches(store, "sft", batch_rows=todo.SEED_ROWS):
+        for record in table.select(["id", "source", "messages"]).to_pylist():
+            *context, _ = schemas.messages_from(record["messages"])
+            yield Row(id=record["id"], source=record["source"], messages=tuple(context))
+
+
+def _rows_of_sources(loaded: Loaded[PreferenceRecipe]) -> Iterator[Row]:
+    """The last user turn of every prompt of sample.sources, with the history that the dataset has."""
+    config = PromptsConfig(sources=loaded.recipe.sample.sources)
+    read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir))
+    modes = dict.fromkeys(read.turn_modes, "last")
+    yield from todo.first_rows(read.batches(), modes)  # pyright: ignore[reportArgumentType]: "last" is a TurnMode
+
+
+def _usable(table: pa.Table) -> tuple[pa.Table, list[results.Failed]]:
+    records = [candidate_record(schemas.row_from(record)) for record in table.to_pylist()]
+    return pa.Table.from_pylist(records, schema=schemas.CANDIDATES), []
+
+
+def candidate_record(row: Row) -> schemas.Record:
+    """The CANDIDATES record of a row with candidates."""
+    return {
+        "id": row.id,
+        "source": row.source,
+        "messages": [dict(message) for message in row.messages],
+        "candidates": [
+            {
+                "completion": answer.text,
+                "finish_reason": answer.finish_reason,
+                "prompt_tokens": answer.prompt_tokens,
+                "completion_tokens": answer.completion_tokens,
+                "error": "",
+            }
+            if isinstance(answer, Completion)
+            else {**dict.fromkeys(("completion", "finish_reason"), ""), "error": answer.reason}
+            for answer in row.answers[CANDIDATES]
+        ],
+        "flags": list(row.flags),
+    }
+
+
+def row_of_candidates(record: schemas.Record) -> Row:
+    """The row that judging begins with, of a CANDIDATES record."""
+    answers = tuple(
+        Failure(reason=one["error"], retryable=False)
+        if one["error"]
+        else Completion(
+            text=one["completion"],
+            finish_reason=one["finish_reason"],
+            prompt_tokens=one["prompt_tokens"] or 0,
+            completion_tokens=one["completion_tokens"] or 0,
+        )
+        for one in record["candidates"]
+    )
+    return Row(
+        id=record["id"],
+        source=record["source"],
+        messages=schemas.messages_from(record["messages"]),
+        answers={CANDIDATES: answers},
+        flags=tuple(record["flags"]),
+    )
+
+
+def _fingerprint(loaded: Loaded[PreferenceRecipe], digest: str) -> dict[str, str]:
+    recipe = loaded.recipe
+    model = section_fingerprint(recipe.models[recipe.sample.model], without=("model",))
+    return {
+        **{f"sample.{name}": text for name, text in section_fingerprint(recipe.sample, without=("sources",)).items()},
+        **{f"models.{recipe.sample.model}.{name}": text for name, text in model.items()},
+        "student": digest,
+        "seed": str(recipe.seed),
+    }
