@@ -67,6 +67,22 @@ def generate(
 
 
 @app.command()
+def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Run the whole of it: generate, sft, sample, judge, dpo. Run it again after a kill and it goes on.
+
+    Which stages says run.stages; run.rounds repeats sample, judge and dpo from the tuned model.
+    """
+    from moaa_ray.pipeline import load_run
+    from moaa_ray.pipeline import run as run_all
+    from moaa_ray.pipeline_text import Announcer, render_run
+
+    views = load_run(recipe, overrides or [])
+    with _quiet(views.preference.recipe.name) as console:
+        done = run_all(views, console=console, begin=Announcer(console))
+    typer.echo(render_run(done, views.run_dir))
+
+
+@app.command()
 def clean(
     run: Annotated[str, typer.Argument(help="The directory of a finished run, a folder or a URI.")],
     dry_run: Annotated[bool, typer.Option(help="Only say what would be freed.")] = False,

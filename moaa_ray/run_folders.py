@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from moaa_ray.data.store import open_store
-from moaa_ray.data.student_files import digest_of_model, student_folder
+from moaa_ray.data.student_files import FILES, digest_of_model, student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import RUN, Loaded
 from moaa_ray.model_folders import local_problems, resolve_model
@@ -81,4 +81,4 @@ def student_digest(loaded: Loaded[PreferenceRecipe]) -> str:
     folder = student_folder(place, model.revision)
     if problems := local_problems(f"models.{name}.model", Path(folder), has_template=bool(model.chat_template)):
         raise ConfigError("\n  ".join(["cannot sample from this model:", *problems]))
-    return digest_of_model(folder)
+    return FILES + digest_of_model(folder)

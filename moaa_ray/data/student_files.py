@@ -7,6 +7,8 @@ from pathlib import Path
 from moaa_ray.engines.weights import local_weights
 from moaa_ray.errors import ConfigError
 
+FILES = "files:"
+"""How the mark of a model with files of its own begins; its digest follows."""
 _END_BYTES = 2**20
 
 

@@ -9,18 +9,15 @@ import json
 import math
 import uuid
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from rich.console import Console
 
 from moaa_ray.core.batches import BatchPlan, check_divides
 from moaa_ray.data import commit
 from moaa_ray.data.store import Store, open_store
-from moaa_ray.data.student_files import digest_of_model, student_folder
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
-from moaa_ray.model_folders import local_problems, resolve_model, resolve_path
 from moaa_ray.recipe_training import DpoConfig, SftConfig
 from moaa_ray.run_record import join_run, set_stage
 from moaa_ray.training_stage.card import model_card
@@ -34,6 +31,7 @@ from moaa_ray.training_stage.datasets import (
     known_facts,
 )
 from moaa_ray.training_stage.progress import TrainingProgress
+from moaa_ray.training_stage.students import student_of
 
 _CHECKPOINTS_A_RUN = 20
 
@@ -81,7 +79,7 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     driver takes the run over.
     """
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
-    student = _student(loaded, stage)
+    student = student_of(loaded, stage)
     datasets = find_datasets(store, stage, config, student, seed=loaded.recipe.seed, base_dir=loaded.base_dir)
     _check(config, stage)
     fingerprint = _fingerprint(loaded, config, student, datasets)
@@ -101,28 +99,6 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
 
 def _section(loaded: LoadedTraining, stage: Stage) -> SftConfig | DpoConfig:
     return loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo
-
-
-def _student(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
-    """Where training starts from: the recipe's student, for DPO the model that SFT left."""
-    recipe, base = loaded.recipe, loaded.base_dir
-    template = recipe.student.chat_template
-    text = Path(resolve_path(base, template)).read_text(encoding="utf-8") if template else ""
-    place, revision = resolve_model(base, recipe.student.model), recipe.student.revision
-    if stage == "dpo":
-        place, revision = f"{loaded.run_dir}/models/sft", ""
-        if recipe.dpo.student:
-            place = resolve_model(base, recipe.dpo.student)
-        elif not open_store(place).exists("config.json"):
-            raise ConfigError(
-                f"{place}: no model there to start dpo from; run `moaa train sft` first, or set dpo.student"
-            )
-        else:
-            text = ""  # the export holds the template that SFT trained with
-    folder = student_folder(place, revision)
-    if problems := local_problems("student", Path(folder), has_template=bool(text)):
-        raise ConfigError("\n  ".join([f"{stage} cannot start from this model:", *problems]))
-    return StudentFiles(place=place, revision=revision, digest=digest_of_model(folder), chat_template=text)
 
 
 def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:

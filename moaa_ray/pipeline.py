@@ -1,0 +1,217 @@
+"""The whole of Mixture of Agents Alignment on one page: the stages of a run, in order, and where each works.
+
+    RUN/sft                      generate   prompts through the mixture
+    RUN/models/sft               sft        the student tuned on them
+    RUN/candidates               sample     what the tuned student answers itself
+    RUN/pairs                    judge      the best and the worst of it, by the judge in use
+    RUN/models/dpo               dpo        the student tuned on the pairs
+    RUN/rounds/2/...             sample, judge and dpo again, from the model of the round before, on other prompts
+    RUN/iterations/2/...         all of it again, with the tuned student in the place of one of the mixture's models
+
+Each stage can be run alone, from the files of the one before, and goes on where it was killed; so does the whole.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import (
+    Loaded,
+    LoadedPreference,
+    LoadedRecipe,
+    LoadedTraining,
+    load_preference,
+    load_recipe,
+    load_training,
+)
+from moaa_ray.recipe import Run, StageName
+from moaa_ray.recipe_models import WeightsModel
+from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
+
+R = TypeVar("R", bound=Run)
+ORDER: tuple[StageName, ...] = ("generate", "sft", "sample", "judge", "dpo")
+REPEATED: tuple[StageName, ...] = ("sample", "judge", "dpo")
+"""The stages of a further round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage in one directory."""
+
+    stage: StageName
+    run_dir: str
+    round_number: int = 1
+    student: str = ""
+    """The model that is sampled from and tuned on the pairs; empty: models/sft of the same directory."""
+    prompts_from: str = ""
+    """The run directory whose sft/ gives the prompts to sample for."""
+    improved: str = ""
+    """The model that takes its place in the mixture."""
+
+    @property
+    def title(self) -> str:
+        """The stage, and the part of the run that it belongs to where there are several."""
+        parts = Path(self.run_dir).parts
+        where = [f"{kind[:-1]} {parts[i + 1]}" for i, kind in enumerate(parts) if kind in ("rounds", "iterations")]
+        return ", ".join([self.stage, *where])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """One recipe as the three kinds of stages read it."""
+
+    preference: LoadedPreference
+    generation: LoadedRecipe | None
+    training: LoadedTraining | None
+
+    @property
+    def run_dir(self) -> str:
+        """The directory of the whole run."""
+        return self.preference.run_dir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A step that has ended, what it said, and how long it took."""
+
+    step: Step
+    text: str
+    seconds: float
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Views:
+    """The recipe of a whole run, checked for every stage that it names. Raises ConfigError."""
+    preference = load_preference(path, overrides)
+    stages = preference.recipe.run.stages
+    _check_stages(preference)
+    return Views(
+        preference=preference,
+        generation=load_recipe(path, overrides) if "generate" in stages else None,
+        training=load_training(path, overrides) if {"sft", "dpo"} & set(stages) else None,
+    )
+
+
+def steps_of(recipe: Run, run_dir: str) -> Iterator[Step]:
+    """Every step of a run, in order."""
+    config = recipe.run
+    improved = ""
+    for iteration in range(1, config.iterations + 1):
+        place = iteration_folder(run_dir, iteration)
+        for stage in config.stages:
+            yield Step(stage=stage, run_dir=place, improved=improved)
+        last = place
+        for number in range(2, config.rounds + 1):
+            student, last = f"{last}/models/dpo", round_folder(place, number)
+            for stage in config.stages:
+                if stage in REPEATED:
+                    yield Step(
+                        stage=stage, run_dir=last, round_number=number, student=student, prompts_from=place
+                    )  # fmt: skip
+        improved = f"{last}/models/dpo"
+
+
+def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], None] | None = None) -> list[Done]:
+    """Run, or go on with, every step; what is finished is found so and takes seconds.
+
+    begin is told each step before it starts, its number from 1 and how many there are. Raises what the stages raise.
+    """
+    steps = list(steps_of(views.preference.recipe, views.run_dir))
+    done = []
+    for number, step in enumerate(steps, 1):
+        if begin is not None:
+            begin(step, number, len(steps))
+        started = time.monotonic()
+        text = run_step(step, views, console)
+        done.append(Done(step=step, text=text, seconds=time.monotonic() - started))
+    return done
+
+
+def run_step(step: Step, views: Views, console: Console) -> str:
+    """One stage in its directory; a short text of what came of it."""
+    if step.stage == "generate":
+        from moaa_ray.generation.stage import generate
+        from moaa_ray.generation.summary import render
+
+        assert views.generation is not None  # load_run reads it where the stage is named
+        return render(generate(_with_improved(_at(views.generation, step), step.improved), console=console))
+    if step.stage == "sample":
+        from moaa_ray.generation.summary import render
+        from moaa_ray.preference.sample import sample
+
+        return render(
+            sample(
+                _at(views.preference, step),
+                student=step.student,
+                prompts_from=step.prompts_from,
+                round_number=step.round_number,
+                console=console,
+            )
+        )
+    if step.stage == "judge":
+        from moaa_ray.preference.judge import judge
+        from moaa_ray.preference.judge_text import render_judge
+
+        return render_judge(judge(_at(views.preference, step), console=console))
+    from moaa_ray.training_stage.stage import train_stage
+
+    assert views.training is not None
+    loaded = _at(views.training, step)
+    if step.student and step.stage == "dpo":
+        dpo = loaded.recipe.dpo.model_copy(update={"student": step.student})
+        loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"dpo": dpo}))
+    return train_stage(loaded, step.stage, console=console).text()
+
+
+def _at(loaded: Loaded[R], step: Step) -> Loaded[R]:
+    """The recipe with the step's directory as its run directory."""
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"run_dir": step.run_dir}))
+
+
+def _with_improved(loaded: LoadedRecipe, improved: str) -> LoadedRecipe:
+    """The mixture with the tuned student in the place of run.improves."""
+    loaded = with_run_models(loaded)
+    if not improved:
+        return loaded
+    recipe = loaded.recipe
+    name = recipe.run.improves
+    model = recipe.models[name].model_copy(update={"model": improved, "revision": ""})
+    return replace(loaded, recipe=recipe.model_copy(update={"models": {**recipe.models, name: model}}))
+
+
+def _check_stages(loaded: LoadedPreference) -> None:
+    """Raise ConfigError where a stage that is named lacks what it needs, before any of them starts."""
+    from moaa_ray.preference.judge import judge_in_use
+
+    recipe = loaded.recipe
+    stages, names = recipe.run.stages, ", ".join(recipe.run.stages)
+    if list(stages) != sorted(set(stages), key=ORDER.index):
+        raise ConfigError(f"run.stages = [{names}]: each at most once and in the order {', '.join(ORDER)}; sort them")
+    if "judge" in stages:
+        judge_in_use(recipe)
+    if recipe.run.rounds > 1 and not set(REPEATED) <= set(stages):
+        raise ConfigError(
+            f"run.rounds = {recipe.run.rounds} with run.stages = [{names}]: a further round needs all of "
+            f"{', '.join(REPEATED)}; add them, or set rounds to 1"
+        )
+    if recipe.run.iterations > 1:
+        _check_improves(loaded, names)
+
+
+def _check_improves(loaded: LoadedPreference, names: str) -> None:
+    recipe = loaded.recipe
+    improves = recipe.run.improves
+    if list(recipe.run.stages) != list(ORDER):
+        raise ConfigError(
+            f"run.iterations = {recipe.run.iterations} with run.stages = [{names}]: an iteration is all of "
+            f"{', '.join(ORDER)}; leave run.stages out, or set iterations to 1"
+        )
+    if not isinstance(recipe.models.get(improves), WeightsModel):
+        raise ConfigError(
+            f"run.improves = {improves!r}: the tuned student can only take the place of a model with weights of its "
+            "own (engine: vllm) under `models`; name one of them"
+        )

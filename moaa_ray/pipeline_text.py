@@ -1,0 +1,31 @@
+"""A whole run as text: which step begins, and at the end what each has done."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from moaa_ray.generation.progress import duration
+from moaa_ray.pipeline import Done, Step
+
+
+class Announcer:
+    """Tells on the console which step begins."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    def __call__(self, step: Step, number: int, total: int) -> None:
+        self._console.rule(f"{number} of {total}: {step.title}", align="left", style="dim")
+
+
+def render_run(done: Sequence[Done], run_dir: str) -> str:
+    """What every step has said, the time that each took, and where the models are."""
+    parts = [f"{one.step.title} ({duration(one.seconds)})\n{_indented(one.text)}" for one in done]
+    total = duration(sum(one.seconds for one in done))
+    models = [f"{one.step.run_dir}/models/{one.step.stage}" for one in done if one.step.stage in ("sft", "dpo")]
+    ends = [f"whole run: {total}, in {run_dir}", *(f"  model: {model}" for model in models[-1:])]
+    return "\n\n".join(parts) + "\n\n" + "\n".join(ends)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
