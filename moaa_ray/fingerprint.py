@@ -11,6 +11,7 @@ from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import Config, Execution, ExecutionKeys, Model
 from moaa_ray.recipe_preference import judge_models
 from moaa_ray.recipe_prompts import SourceConfig
+from moaa_ray.recipe_slots import STUDENT
 
 _SOURCES = "prompts.sources["
 
@@ -39,7 +40,8 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
 def mixture_models(recipe: Recipe) -> dict[str, Model]:
     """The models without those that only judge or are only sampled from: they make no rows, and may come and go."""
     slots = [*(slot for layer in recipe.mixture.stacked() for slot in layer), recipe.mixture.aggregator]
-    later = {recipe.sample.model, *(name for judge in recipe.judges.values() for name in judge_models(judge))}
+    judges = recipe.judges.values()
+    later = {recipe.sample.model or STUDENT, *(name for judge in judges for name in judge_models(judge))}
     later -= {slot.model for slot in slots}
     return {name: model for name, model in recipe.models.items() if name not in later}
 

@@ -6,6 +6,7 @@ unbeaten meet each other and so do those that have not won yet, until one of eac
 drawn from the run seed, the row's id and the candidate's text.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil
@@ -53,18 +54,11 @@ class Round:
         """The pairs (i, j), i < j, of this round."""
         if not self.is_knockout:
             return list(combinations(sorted(distinct_candidates(row)), 2))
-        upper, lower = self._brackets(row)
-        met = [*_meetings(upper), *_meetings(lower)]
-        return sorted({(min(pair), max(pair)) for pair in met})
+        return _matches(*self._brackets(row))
 
     def orders(self, row: Row) -> list[Pair]:
         """Every match in both orders; those with the same first candidate stand together and share their prompt."""
-        return sorted(order for i, j in self.matches(row) for order in ((i, j), (j, i)))
-
-    def seed_of(self, row: Row, pair: Pair, name: str) -> int:
-        """One seed for both orders of a pair, by the texts of its candidates."""
-        texts = distinct_candidates(row)
-        return seed_for(self.run_seed, name, row.id, *sorted((texts[pair[0]], texts[pair[1]])))
+        return _orders(self.matches(row))
 
     def chosen_criteria(self, row: Row) -> dict[Pair, tuple[str, ...] | None]:
         """The criteria of every match: those that were chosen, or None where no attempt was in form."""
@@ -75,50 +69,49 @@ class Round:
                 chosen[pair] = chosen[pair] or parse_criteria(answer)
         return chosen
 
-    def criteria_for(self, row: Row, pair: Pair) -> tuple[str, ...]:
-        """What both orders of a pair are judged by; empty for judges without criteria."""
+    def used_criteria(self, row: Row) -> dict[Pair, tuple[str, ...]]:
+        """What both orders of every match are judged by; nothing for judges without criteria."""
         if not self.criteria:
-            return ()
-        return self.chosen_criteria(row)[min(pair), max(pair)] or FALLBACK_CRITERIA
+            return dict.fromkeys(self.matches(row), ())
+        return {pair: chosen or FALLBACK_CRITERIA for pair, chosen in self.chosen_criteria(row).items()}
 
     def verdicts(self, row: Row, decider: str) -> list[Verdict]:
         """One decider's verdicts in the order of `orders`."""
-        answers = row.answers.get(decider, ())
-        return [
-            Verdict(first=i, second=j, winner=parse_verdict(_at(answers, number)))
-            for number, (i, j) in enumerate(self.orders(row))
-        ]
+        return _verdicts(row, decider, self.orders(row))
 
     def results(self, row: Row) -> dict[Pair, float | None]:
         """The result of every match for its first candidate; of a jury the majority, without those that saw a tie."""
-        by_decider = [pair_results(self.verdicts(row, decider)) for decider in self.deciders]
-        if len(by_decider) == 1:
-            return by_decider[0]
-        return {pair: _majority([results[pair] for results in by_decider]) for pair in self.matches(row)}
+        return self._results(row, self.matches(row))
 
     def all_results(self, row: Row) -> dict[Pair, float | None]:
         """The results of this round and of all before it."""
         return {**(self.earlier.all_results(row) if self.earlier else {}), **self.results(row)}
 
+    def _results(self, row: Row, matches: list[Pair]) -> dict[Pair, float | None]:
+        orders = _orders(matches)
+        by_decider = [pair_results(_verdicts(row, decider, orders)) for decider in self.deciders]
+        return {pair: _majority([results[pair] for results in by_decider]) for pair in matches}
+
     def _brackets(self, row: Row) -> tuple[list[int], list[int]]:
         """Before this round: the candidates that have not lost yet, and those that have not won yet."""
+        texts = distinct_candidates(row)
+
+        def draw(i: int, what: str) -> int:
+            return seed_for(self.run_seed, what, row.id, texts[i])
+
         if self.earlier is None:
-            everyone = sorted(distinct_candidates(row), key=lambda i: self._draw(row, i, "bracket"))
+            everyone = sorted(texts, key=lambda i: draw(i, "bracket"))
             return everyone, everyone
-        before = self.earlier
-        upper, lower = before._brackets(row)
-        results = before.results(row)
+        upper, lower = self.earlier._brackets(row)
+        results = self.earlier._results(row, _matches(upper, lower))
 
         def wins(i: int, j: int) -> bool:
-            result = results.get((min(i, j), max(i, j)))
+            result = results[min(i, j), max(i, j)]
             if result is None or result == 0.5:
-                return self._draw(row, i, "coin") > self._draw(row, j, "coin")
+                return draw(i, "coin") > draw(j, "coin")
             return (result > 0.5) == (i < j)
 
         return _advance(upper, wins), _advance(lower, lambda i, j: not wins(i, j))
-
-    def _draw(self, row: Row, candidate: int, what: str) -> int:
-        return seed_for(self.run_seed, what, row.id, distinct_candidates(row)[candidate])
 
 
 def num_rounds(num_candidates: int) -> int:
@@ -137,13 +130,27 @@ def coins(run_seed: int, row: Row, num: int) -> list[int]:
 
 
 def _meetings(bracket: list[int]) -> list[Pair]:
-    return [(bracket[i], bracket[i + 1]) for i in range(0, len(bracket) - 1, 2)]
+    return list(zip(bracket[::2], bracket[1::2], strict=False))
 
 
-def _advance(bracket: list[int], stays) -> list[int]:
-    """Who stays in a bracket: one of every meeting, and the last one where the number is odd."""
-    staying = [i if stays(i, j) else j for i, j in _meetings(bracket)]
-    return staying + bracket[len(bracket) - len(bracket) % 2 :]
+def _matches(upper: list[int], lower: list[int]) -> list[Pair]:
+    """Who meets in these brackets; in a first round both are the same."""
+    return sorted({(min(pair), max(pair)) for pair in (*_meetings(upper), *_meetings(lower))})
+
+
+def _orders(matches: list[Pair]) -> list[Pair]:
+    return sorted(order for i, j in matches for order in ((i, j), (j, i)))
+
+
+def _advance(bracket: list[int], stays: Callable[[int, int], bool]) -> list[int]:
+    """Who stays in a bracket: one of every meeting, and the odd one out, who meets somebody in the next round."""
+    odd_one_out = bracket[len(bracket) - len(bracket) % 2 :]
+    return odd_one_out + [i if stays(i, j) else j for i, j in _meetings(bracket)]
+
+
+def _verdicts(row: Row, decider: str, orders: list[Pair]) -> list[Verdict]:
+    answers = row.answers.get(decider, ())
+    return [Verdict(first=i, second=j, winner=parse_verdict(_at(answers, n))) for n, (i, j) in enumerate(orders)]
 
 
 def _majority(results: list[float | None]) -> float | None:
