@@ -14,6 +14,7 @@ from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import Store
 from moaa_ray.generation.stage_run import StageRun, statuses_of
 from moaa_ray.generation.summary import Summary
+from moaa_ray.generation.usage import total_usage
 from moaa_ray.types import Proposal, Row
 
 _BATCH_ROWS = 1024
@@ -74,6 +75,7 @@ def publish_rows(
         failures=dict(Counter(reason for status, reason in pairs if status != "dropped").most_common()),
         flags=dict(flags.most_common()),
         pools=run.pools,
+        usage=total_usage(run.store, run.work.stage),
         rows_done_now=run.rows_done,
         rows_redone=run.rows_redone,
         max_blocks_in_line=run.max_blocks_in_line,

@@ -21,6 +21,7 @@ from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
 from moaa_ray.generation.summary import PoolSummary, pool_summary
 from moaa_ray.generation.todo import Prompts, Step
+from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
 from moaa_ray.planner import PlanInput, plan_stage
 from moaa_ray.run_record import set_stage
@@ -41,6 +42,7 @@ class StageRun:
     rows_done: int = 0
     rows_redone: int = 0
     max_blocks_in_line: int = 0
+    num_phases_begun: int = 0
     failed_now: set[str] = field(default_factory=set)
 
     @property
@@ -132,18 +134,26 @@ def _run_phase(run: StageRun, phase: Phase, pools: list[Pool], turn: int | None,
 
 
 def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) -> None:
-    recipe, settings = run.plan.recipe, run.plan.settings
+    settings, before = run.plan.settings, list(run.pools)
+    part = f"e{run.epoch.number:06d}-{run.num_phases_begun:03d}"
+
+    def record(snapshot: Snapshot) -> None:
+        run.pools = [*before, *_pool_summaries(run, line, snapshot)]
+        write_usage(run.store, run.work.stage, part, run.pools[len(before) :])
+
+    run.num_phases_begun += 1
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     with progress:
         run.rows_done += run_watched(
-            line, coordinator, progress, check_owner=lambda: commit.check_owner(run.store, run.epoch)
+            line,
+            coordinator,
+            progress,
+            check_owner=lambda: commit.check_owner(run.store, run.epoch),
+            record=record,
         )
     snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
     run.rows_redone += sum(pool.rows_redone for pool in snapshot.pools)
-    for pool, facts in zip(line.pools, snapshot.pools, strict=True):
-        tokens_usd = recipe.models[pool.work.passes[0].engine].price_per_million_tokens
-        prices = {"gpu_hour_usd": recipe.plan.gpu_hour_usd, "million_tokens_usd": tokens_usd}
-        run.pools.append(pool_summary(facts, num_gpus=pool.num_gpus, **prices))
+    record(snapshot)
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
     if snapshot.stop_reason:
@@ -152,3 +162,12 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
     files = [f for f in commit.committed(run.store, run.work.stage, run.epoch) if f.epoch == run.epoch.number]
     states = commit.read_statuses(run.store, files).of(run.prompts.order)
     run.failed_now |= {row_id for row_id, s in zip(run.prompts.order, states, strict=True) if s == "failed"}
+
+
+def _pool_summaries(run: StageRun, line: Line, snapshot: Snapshot) -> list[PoolSummary]:
+    recipe, found = run.plan.recipe, []
+    for pool, facts in zip(line.pools, snapshot.pools, strict=True):
+        tokens_usd = recipe.models[pool.work.passes[0].engine].price_per_million_tokens
+        prices = {"gpu_hour_usd": recipe.plan.gpu_hour_usd, "million_tokens_usd": tokens_usd}
+        found.append(pool_summary(facts, num_gpus=pool.num_gpus, **prices))
+    return found

@@ -22,6 +22,7 @@ class PoolSummary:
     gpu_s: float
     deaths: int
     failures: Mapping[str, int]
+    busy_s: float = 0.0
     cost_usd: float | None = None
     """GPU-seconds of engines starting or up, or tokens, at the recipe's price; None: no price there."""
 
@@ -40,6 +41,9 @@ class Summary:
     """Failed and quarantined rows by reason."""
     flags: Mapping[str, int]
     pools: Sequence[PoolSummary] = field(default_factory=list)
+    """In this session."""
+    usage: Sequence[PoolSummary] = field(default_factory=list)
+    """Over all sessions, killed ones included."""
     seconds: float = 0.0
     rows_done_now: int = 0
     rows_redone: int = 0
@@ -48,8 +52,8 @@ class Summary:
 
     @property
     def cost_usd(self) -> float | None:
-        """What the pools with a price cost in this session; None where none has one."""
-        costs = [pool.cost_usd for pool in self.pools if pool.cost_usd is not None]
+        """What the pools with a price have cost in all sessions; None where none has one."""
+        costs = [pool.cost_usd for pool in self.usage or self.pools if pool.cost_usd is not None]
         return sum(costs) if costs else None
 
     @property
@@ -85,6 +89,7 @@ def pool_summary(
         prompt_tokens=prompt_tokens,
         completion_tokens=tokens,
         tokens_per_s=tokens / max(1e-9, sum(s.busy_s for s in stats)),
+        busy_s=sum(s.busy_s for s in stats),
         busy_fraction=busy_fraction(pool),
         engine_s=engine_s,
         gpu_s=engine_s * num_gpus,
@@ -103,9 +108,9 @@ def render(summary: Summary) -> str:
         if counted:
             lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
     if summary.cost_usd is not None:
-        lines.append(f"  cost: {summary.cost_usd:,.2f} USD for the engines of this session, at the recipe's prices")
-    if summary.pools:
-        lines += _pool_table(summary.pools)
+        lines.append(f"  cost: {summary.cost_usd:,.2f} USD for the engines, at the recipe's prices")
+    if shown := summary.usage or summary.pools:
+        lines += _pool_table(shown)
     return "\n".join(lines)
 
 

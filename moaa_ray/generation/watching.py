@@ -53,15 +53,23 @@ class _Consumer(threading.Thread):
         self.join(_STOP_LIMIT_S)
 
 
-def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Callable[[], None]) -> int:
+def run_watched(
+    line: Line,
+    coordinator,
+    progress: Progress,
+    *,
+    check_owner: Callable[[], None],
+    record: Callable[[Snapshot], None],
+) -> int:
     """Run a phase to its end; returns the rows committed.
 
-    check_owner raises FencedError when another driver has taken the run over; it is called now and then.
+    check_owner raises FencedError when another driver has taken the run over; it is called now and then, and so is
+    record, with how things stand.
     Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks.
     """
     consumer = _Consumer(line, coordinator)
     try:
-        _watch(consumer, line, coordinator, progress, check_owner=check_owner)
+        _watch(consumer, line, coordinator, progress, check_owner=check_owner, record=record)
     finally:
         consumer.stop()
     if consumer.error is not None:
@@ -74,7 +82,13 @@ def run_watched(line: Line, coordinator, progress: Progress, *, check_owner: Cal
 
 
 def _watch(
-    consumer: _Consumer, line: Line, coordinator, progress: Progress, *, check_owner: Callable[[], None]
+    consumer: _Consumer,
+    line: Line,
+    coordinator,
+    progress: Progress,
+    *,
+    check_owner: Callable[[], None],
+    record: Callable[[Snapshot], None],
 ) -> None:
     """Start the consumer and show what it does until it has ended."""
     limit_s = line.start_timeout_s * (_SLOW_START if _is_room(line) else 1)
@@ -83,12 +97,15 @@ def _watch(
     is_placed = False
     while consumer.is_alive():
         consumer.join(_POLL_S)
-        if time.monotonic() - checked_at > _CHECK_OWNER_S:
+        is_due = time.monotonic() - checked_at > _CHECK_OWNER_S
+        if is_due:
             checked_at = time.monotonic()
             check_owner()
         snapshot = _snapshot(coordinator)
         if snapshot is None:
             continue
+        if is_due:
+            record(snapshot)
         progress.show(snapshot)
         is_placed = is_placed or not _waiting(line, snapshot)
         if not is_placed and time.monotonic() - began > limit_s:

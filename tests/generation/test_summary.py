@@ -56,6 +56,7 @@ def test_a_pools_facts_are_sums_over_its_engines():
         prompt_tokens=90,
         completion_tokens=40,
         tokens_per_s=5.0,
+        busy_s=8,
         busy_fraction=0.5,
         engine_s=20,
         gpu_s=80,
@@ -79,7 +80,7 @@ def test_a_pool_costs_its_gpu_seconds_or_its_tokens_where_gpus_have_no_price():
 def test_the_summary_tells_what_is_known_of_the_cost_and_nothing_where_no_price_is():
     known = summary(pools=[facts(cost_usd=1.5), facts("l0.b"), facts("aggregate", cost_usd=0.25)])
     assert known.cost_usd == 1.75
-    assert "  cost: 1.75 USD for the engines of this session, at the recipe's prices" in render(known).splitlines()
+    assert "  cost: 1.75 USD for the engines, at the recipe's prices" in render(known).splitlines()
     assert summary(pools=[facts()]).cost_usd is None
     assert "cost" not in render(summary(pools=[facts()]))
 
