@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moaa_ray.core.candidates import CANDIDATES, forget_failures
+from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.judge_prompts import (
     JUDGE_VERSION,
     assess_messages,
@@ -14,9 +14,10 @@ from moaa_ray.core.judge_prompts import (
 )
 from moaa_ray.core.judge_rounds import Round, num_rounds
 from moaa_ray.core.judged import JudgeWork
-from moaa_ray.core.judging import AssessPass, CriteriaPass, DecidePass, PairPass, reopen_judged
+from moaa_ray.core.judging import AssessPass, CriteriaPass, DecidePass, PairPass
 from moaa_ray.core.passes import Pass, StageWork
 from moaa_ray.core.scoring import ScorePass
+from moaa_ray.errors import ConfigError
 from moaa_ray.mixture_line import expected_completion, sampling_of
 from moaa_ray.planner import PlanInput
 from moaa_ray.pool_estimate import PassLoad
@@ -35,6 +36,8 @@ from moaa_ray.types import Sampling
 STAGE = "judge"
 TEMPLATE_TOKENS = 250
 """Tokens of a judging prompt beside the request, the candidates and the assessments; an assumption."""
+_CRITERIA_TOKENS = 60.0
+"""Tokens of an answer that names three criteria; an assumption."""
 _SCORE_SAMPLING = Sampling(max_tokens=1, temperature=0.0)
 """A reward model draws nothing."""
 
@@ -48,18 +51,21 @@ class JudgeLine:
 
     def work(self, stage: str) -> StageWork:
         """The same as the work of a stage, which brings candidates along."""
-        reopen = _Reopen(self.reading.rounds)
-        return StageWork(stage=stage, passes=self.passes, close=self.reading.close, reopen=reopen, inputs=(CANDIDATES,))
+        close, reopen = self.reading.close, self.reading.reopen
+        return StageWork(stage=stage, passes=self.passes, close=close, reopen=reopen, inputs=(CANDIDATES,))
 
 
-@dataclass(frozen=True)
-class _Reopen:
-    """A failed row made ready; a value, so that workers can be sent it."""
-
-    rounds: tuple[Round, ...]
-
-    def __call__(self, row):
-        return reopen_judged(row, rounds=self.rounds) if self.rounds else forget_failures(row)
+def judge_in_use(recipe: Run) -> str:
+    """The name of the judge that makes the pairs. Raises ConfigError where the recipe leaves it open."""
+    names = list(recipe.judges)
+    if recipe.judge.use in names:
+        return recipe.judge.use
+    if not recipe.judge.use and len(names) == 1:
+        return names[0]
+    known = ", ".join(names) or "none"
+    raise ConfigError(
+        f"judge.use = {recipe.judge.use!r}: the recipe's judges are {known}; define one under `judges` and name it here"
+    )
 
 
 def judge_line(judge: Judge, *, run_seed: int, num_candidates: int) -> JudgeLine:
@@ -70,7 +76,7 @@ def judge_line(judge: Judge, *, run_seed: int, num_candidates: int) -> JudgeLine
     slots = _slots(judge)
     is_knockout = judge.schedule == "knockout"
     rounds: list[Round] = []
-    passes: list[Pass] = []
+    passes: list[PairPass] = []
     for number in range(num_rounds(num_candidates) if is_knockout else 1):
         tag = f".r{number + 1}" if is_knockout else ""
         attempts = judge.criteria_attempts if judge.criteria else 0
@@ -84,7 +90,7 @@ def judge_line(judge: Judge, *, run_seed: int, num_candidates: int) -> JudgeLine
         )
         rounds.append(each)
         passes += _round_passes(each, slots)
-    passes[-1] = replace(passes[-1], is_final=True)  # pyright: ignore[reportArgumentType]: each is a PairPass
+    passes[-1] = replace(passes[-1], is_final=True)
     reading = JudgeWork(run_seed=run_seed, max_missing_fraction=judge.max_missing_fraction, rounds=tuple(rounds))
     return JudgeLine(passes=tuple(passes), reading=reading)
 
@@ -142,33 +148,34 @@ def plan_input(recipe: Run, judge: Judge, *, num_candidates: int, base_dir: str 
     return PlanInput(
         stage=STAGE,
         passes=line.passes,
-        loads=lambda windows: _loads(recipe, line.passes, num_candidates),
+        loads=lambda windows: _loads(recipe, line.passes, num_candidates, windows),
         recipe=recipe,
         settings=recipe.judge,
         base_dir=base_dir,
     )
 
 
-def _loads(recipe: Run, passes: Sequence[Pass], num: int) -> Mapping[str, PassLoad]:
-    """All candidates differ, and criteria are in form at the first attempt."""
+def _loads(recipe: Run, passes: Sequence[Pass], num: int, windows: Mapping[str, int | None]) -> Mapping[str, PassLoad]:
+    """All candidates differ, criteria are in form at the first attempt, and prompts are cut to the window."""
     prompt, candidate = recipe.plan.prompt_tokens, recipe.plan.completion_tokens
     loads: dict[str, PassLoad] = {}
     for p in passes:
-        out, reads = expected_completion(recipe, p), 0.0
+        out = expected_completion(recipe, p)
         if isinstance(p, ScorePass):
-            requests, shown = num * max(1, len(p.aspects)), candidate
+            requests = num * max(1, len(p.aspects))
+            size = prompt + candidate + (TEMPLATE_TOKENS if p.aspects else 0.0)
             out = out if p.aspects else 0.0
         else:
             assert isinstance(p, PairPass)
             pairs = _num_matches(p.round, num)
-            requests, shown = 2 * pairs, 2 * candidate
+            requests, size = 2 * pairs, prompt + 2 * candidate + TEMPLATE_TOKENS
             if isinstance(p, CriteriaPass):
-                requests, out = (pairs if p.attempt == 0 else 0), min(out, 60.0)
+                requests, out = (pairs if p.attempt == 0 else 0), min(out, _CRITERIA_TOKENS)
             if isinstance(p, DecidePass):
-                reads = sum(loads[name].completion_tokens for name in p.round.assessments)
-        loads[p.name] = PassLoad(
-            num_requests=requests, prompt_tokens=prompt + shown + reads + TEMPLATE_TOKENS, completion_tokens=out
-        )
+                size += sum(loads[name].completion_tokens for name in p.round.assessments)
+        if window := windows[p.engine]:
+            size = min(size, max(1.0, window - p.sampling.max_tokens))
+        loads[p.name] = PassLoad(num_requests=requests, prompt_tokens=size, completion_tokens=out)
     return loads
 
 
@@ -189,8 +196,10 @@ def prompt_versions() -> dict[str, str]:
         "prompts.criteria": str(criteria_messages("question", two, fence="code")),
         "prompts.criteria.repeated": str(criteria_messages("question", two, fence="code", is_repeated=True)),
         "prompts.assess": str(assess_messages("question", two, three, fence="code")),
+        "prompts.assess.plain": str(assess_messages("question", two, [], fence="code")),
         "prompts.decide": str(decide_messages("question", two, three, [], fence="code", inner="inner")),
         "prompts.decide.plain": str(decide_messages("question", two, [], [], fence="code", inner="inner")),
         "prompts.decide.meta": str(decide_messages("question", two, three, ["text"], fence="code", inner="inner")),
+        "prompts.decide.meta.plain": str(decide_messages("question", two, [], ["text"], fence="code", inner="inner")),
         "prompts.rate": str(rate_messages("question", "answer", "helpfulness", fence="code")),
     }

@@ -20,6 +20,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from moaa_ray.errors import ConfigError
+from moaa_ray.judge_line import judge_in_use
 from moaa_ray.loading import (
     Loaded,
     LoadedPreference,
@@ -185,8 +186,6 @@ def _with_improved(loaded: LoadedRecipe, improved: str) -> LoadedRecipe:
 
 def _check_stages(loaded: LoadedPreference) -> None:
     """Raise ConfigError where a stage that is named lacks what it needs, before any of them starts."""
-    from moaa_ray.preference.judge import judge_in_use
-
     recipe = loaded.recipe
     stages, names = recipe.run.stages, ", ".join(recipe.run.stages)
     if list(stages) != sorted(set(stages), key=ORDER.index):

@@ -1,15 +1,21 @@
 """A cluster in one line of text, and a plan as text that reads well in a terminal and in a log."""
 
 import os
+from collections.abc import Sequence
 from difflib import get_close_matches
 from math import ceil
 
 from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.errors import ConfigError
+from moaa_ray.judge_line import judge_in_use
+from moaa_ray.judge_line import plan_input as plan_judge
 from moaa_ray.loading import LoadedRecipe
+from moaa_ray.mixture_line import STAGE as GENERATE
 from moaa_ray.mixture_line import plan_input
-from moaa_ray.planner import StagePlan, plan_stage
+from moaa_ray.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.run_folders import with_student
+from moaa_ray.sample_line import plan_input as plan_sample
 
 CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""
@@ -18,11 +24,42 @@ _KEYS = ("gpus", "gpu", "cpus", "nodes")
 
 
 def plan_for_cli(loaded: LoadedRecipe, *, cluster: str, num_rows: int) -> str:
-    """The plan of a recipe as text. An empty cluster is the local one that `generate` starts; num_rows 0: not known."""
-    asked = plan_input(loaded.recipe, base_dir=loaded.base_dir)
-    here = max(os.cpu_count() or 1, ceil(asked.cpu_slots))
-    shape = parse_cluster(cluster or f"cpus={here}")
-    return render_plan(plan_stage(asked, shape, num_rows or None))
+    """The plan of a recipe's stages as text; num_rows 0: not known.
+
+    An empty cluster is the local one that the stages start.
+    """
+    plans = []
+    for asked in stages_to_plan(loaded):
+        here = max(os.cpu_count() or 1, ceil(asked.cpu_slots))
+        shape = parse_cluster(cluster or f"cpus={here}")
+        rows = num_rows or None
+        if asked.stage != GENERATE and (drawn := loaded.recipe.sample.rows) is not None:
+            rows = min(drawn, num_rows or drawn)
+        plans.append(plan_stage(asked, shape, rows))
+    if len(plans) == 1:
+        return render_plan(plans[0])
+    texts = [f"{plan.stage}: {render_plan(plan)}" for plan in plans]
+    return "\n\n".join([*texts, _in_all(plans)])
+
+
+def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:
+    """The stages that ask models: generate, and sample and judge where the recipe has a judge."""
+    recipe, base_dir = loaded.recipe, loaded.base_dir
+    asked = [plan_input(recipe, base_dir=base_dir)]
+    if not recipe.judges:
+        return asked
+    whole = with_student(loaded).recipe
+    asked.append(plan_sample(whole, base_dir=base_dir))
+    judge = recipe.judges[judge_in_use(recipe)]
+    return [*asked, plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir)]
+
+
+def _in_all(plans: Sequence[StagePlan]) -> str:
+    costs = [plan.cost_usd for plan in plans if plan.cost_usd is not None]
+    text = f"these stages: {duration(sum(plan.line.makespan_s for plan in plans))}"
+    if hours := sum(plan.gpu_hours for plan in plans):
+        text += f", {hours:,.1f} GPU-hours"
+    return text + (f", {sum(costs):,.2f} USD" if costs else "") + "; training is not planned"
 
 
 def parse_cluster(text: str) -> Cluster:

@@ -47,7 +47,7 @@ def with_run_models(loaded: Loaded[R], run_dir: str = "") -> Loaded[R]:
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"models": models}))
 
 
-def with_student(loaded: Loaded[PreferenceRecipe], place: str = "") -> Loaded[PreferenceRecipe]:
+def with_student(loaded: Loaded[R], place: str = "") -> Loaded[R]:
     """The recipe with the model that is sampled from under `sample.model`, and all RUN/... models where they are.
 
     place: the folder of the student, instead of what the recipe says.

@@ -27,7 +27,7 @@ from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
 from moaa_ray.generation.summary import Summary
-from moaa_ray.judge_line import STAGE, judge_line, plan_input, prompt_versions
+from moaa_ray.judge_line import STAGE, judge_in_use, judge_line, plan_input, prompt_versions
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.pairs import PairsSummary, publish_pairs
 from moaa_ray.preference.sample import candidate_record, row_of_candidates
@@ -75,19 +75,6 @@ def judge(
     whole = JudgeSummary(judge=name, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
     results.write_summary(own if name != in_use else store, STAGE, summary, _facts(whole))
     return whole
-
-
-def judge_in_use(recipe: PreferenceRecipe) -> str:
-    """The name of the judge that makes the pairs. Raises ConfigError where the recipe leaves it open."""
-    names = list(recipe.judges)
-    if recipe.judge.use in names:
-        return recipe.judge.use
-    if not recipe.judge.use and len(names) == 1:
-        return names[0]
-    known = ", ".join(names) or "none"
-    raise ConfigError(
-        f"judge.use = {recipe.judge.use!r}: the recipe's judges are {known}; define one under `judges` and name it here"
-    )
 
 
 def judge_rows(

@@ -8,14 +8,11 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
 
-from moaa_ray.core.candidates import CANDIDATES, CandidatePass, close_candidates, forget_failures
-from moaa_ray.core.passes import StageWork
+from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.sources import ingest
@@ -26,16 +23,12 @@ from moaa_ray.generation import results, todo
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
 from moaa_ray.generation.summary import Summary
 from moaa_ray.loading import Loaded
-from moaa_ray.mixture_line import expected_completion, sampling_of
-from moaa_ray.planner import PlanInput
-from moaa_ray.pool_estimate import PassLoad
-from moaa_ray.recipe import PreferenceRecipe, Run
+from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.recipe_prompts import PromptsConfig
 from moaa_ray.run_folders import student_digest, with_student
 from moaa_ray.run_record import check_stage, join_run, set_stage
+from moaa_ray.sample_line import STAGE, plan_input, sample_work
 from moaa_ray.types import Completion, Failure, Row
-
-STAGE = "sample"
 
 
 def sample(
@@ -80,37 +73,6 @@ def sample(
     set_stage(store, STAGE, status="done", epoch=epoch.number, counts=dict(summary.statuses))
     check_goal(run, summary.statuses, summary.failures)
     return summary
-
-
-def sample_work(recipe: Run) -> StageWork:
-    """One pass over the student."""
-    config = recipe.sample
-    candidates = CandidatePass(
-        engine=config.model,
-        sampling=sampling_of(config),
-        run_seed=recipe.seed,
-        num_candidates=config.num_candidates,
-    )
-    close = partial(close_candidates, min_candidates=config.min_candidates)
-    return StageWork(stage=STAGE, passes=(candidates,), close=close, reopen=forget_failures)
-
-
-def plan_input(recipe: Run, *, base_dir: str | Path = ".") -> PlanInput:
-    """The sample stage, for the planner; sample.model is set."""
-    work = sample_work(recipe)
-    load = PassLoad(
-        num_requests=recipe.sample.num_candidates,
-        prompt_tokens=recipe.plan.prompt_tokens,
-        completion_tokens=expected_completion(recipe, work.passes[0]),
-    )
-    return PlanInput(
-        stage=STAGE,
-        passes=work.passes,
-        loads=lambda windows: {CANDIDATES: load},
-        recipe=recipe,
-        settings=recipe.sample,
-        base_dir=base_dir,
-    )
 
 
 def _rows(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> Iterator[Row]:
