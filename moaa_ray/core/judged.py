@@ -6,10 +6,20 @@ from dataclasses import dataclass, replace
 from math import exp, floor
 
 from moaa_ray.core.candidates import CANDIDATES, distinct_candidates
+from moaa_ray.core.judge_parsing import parse_verdict
 from moaa_ray.core.judge_rounds import Pair, Round, coins
-from moaa_ray.core.ranking import Ranking, bradley_terry, rank, rank_by_score
+from moaa_ray.core.passes import NOT_ASKED
+from moaa_ray.core.ranking import Ranking, Verdict, bradley_terry, rank, rank_by_score
 from moaa_ray.core.scoring import ScorePass
-from moaa_ray.types import Completion, Failure, Row
+from moaa_ray.types import Answer, Completion, Failure, Row
+
+_NO_VERDICT = Failure(
+    reason="no_verdict", detail="answers without [[A]] or [[B]]; raise max_tokens if they are cut off, or change judges"
+)
+_NO_NUMBER = Failure(
+    reason="no_number",
+    detail="answers without a number in form; raise max_tokens if they are cut off, or change judges",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +63,25 @@ class JudgeWork:
             return row
         if len(distinct_candidates(row)) < 2:
             return replace(row, status="dropped", reason="identical_candidates")
-        missing, total, reasons = self._missing(row)
+        results = self.scorer.scores(row) if self.scorer else self.results(row)
+        missing = sum(result is None for result in results.values())
         # One pair alone may not be missing, and of ten two may.
-        if missing > floor(self.max_missing_fraction * total + 1e-9):
-            what = "pairs without a verdict in both orders" if self.rounds else "candidates without a score"
-            told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-            return replace(
-                row, status="failed", reason=f"judge: missing_verdicts: {missing} of {total} {what} ({told})"
-            )
+        if missing > floor(self.max_missing_fraction * len(results) + 1e-9):
+            what = "candidates without a score" if self.scorer else "pairs without a verdict in both orders"
+            counts = f"judge: missing_verdicts: {missing} of {len(results)} {what}"
+            return replace(row, status="failed", reason=f"{counts} ({self._why_missing(row)})")
         return replace(row, status="ok")
+
+    def reopen(self, row: Row) -> Row:
+        """A failed row made ready: what failed or was not in form is asked again, everything else stays."""
+        if row.status != "failed":
+            return row
+        row = replace(row, status="open", reason="")
+        if self.scorer is None:
+            return _reopened(row, self.rounds)
+        known = row.answers.get(self.scorer.name, ())
+        kept = tuple(NOT_ASKED if self.scorer.read(answer) is None else answer for answer in known)
+        return replace(row, answers={**row.answers, self.scorer.name: kept})
 
     def results(self, row: Row) -> dict[Pair, float | None]:
         """The result of every match; empty for a pointwise judge."""
@@ -84,9 +104,12 @@ class JudgeWork:
         """Every verdict, round by round and judge by judge."""
         found = []
         for each in self.rounds:
-            chosen = each.chosen_criteria(row) if each.criteria else {}
+            chosen, used = each.chosen_criteria(row), each.used_criteria(row)
             for decider in each.deciders:
-                found += [_judgment(row, each, decider, n, order, chosen) for n, order in enumerate(each.orders(row))]
+                for number, verdict in enumerate(each.verdicts(row, decider)):
+                    pair = (min(verdict.first, verdict.second), max(verdict.first, verdict.second))
+                    one = _judgment(row, each, decider, number, verdict)
+                    found.append(replace(one, criteria=used[pair], criteria_chosen=chosen[pair] is not None))
         return found
 
     def ratings(self, row: Row) -> list[Rating]:
@@ -105,15 +128,19 @@ class JudgeWork:
             for (i, aspect), answer in zip(self.scorer.slots(row), answers, strict=False)
         ]
 
-    def _missing(self, row: Row) -> tuple[int, int, Counter[str]]:
-        """How many pairs (candidates) have no result, of how many, and why."""
+    def _why_missing(self, row: Row) -> str:
+        """The reasons of answers that say nothing, counted, and what is known of the first of the commonest."""
+        said: list[Failure] = []
         if self.scorer is not None:
-            scores = self.scorer.scores(row)
-            reasons = Counter(r.error or "no_number" for r in self.ratings(row) if r.value is None)
-            return sum(score is None for score in scores.values()), len(scores), reasons
-        results = self.results(row)
-        reasons = Counter(j.error for j in self.judgments(row) if j.error)
-        return sum(result is None for result in results.values()), len(results), reasons
+            answers = row.answers.get(self.scorer.name, ())
+            said = [_failure(answer, _NO_NUMBER) for answer in answers if self.scorer.read(answer) is None]
+        for each in self.rounds:
+            answers = [answer for decider in each.deciders for answer in row.answers.get(decider, ())]
+            said += [_failure(answer, _NO_VERDICT) for answer in answers if parse_verdict(answer) is None]
+        counted = Counter(failure.reason for failure in said).most_common(3)
+        told = ", ".join(f"{reason} {count}" for reason, count in counted)
+        detail = next((failure.detail for failure in said if failure.reason == counted[0][0]), "")
+        return f"{told}: {detail}" if detail else told
 
     def _knockout_scores(self, row: Row, num: int) -> list[float | None]:
         """Mean chance of winning against the others, by Bradley-Terry with a weak prior over the matches played."""
@@ -134,21 +161,59 @@ def _with_duplicates(row: Row, scores: Sequence[float | None]) -> tuple[float | 
     return tuple(None if text is None else scores[first[text]] for text in texts)
 
 
-def _judgment(row: Row, each: Round, decider: str, number: int, order: Pair, chosen: dict) -> Judgment:
-    verdict = each.verdicts(row, decider)[number]
-    answers = row.answers.get(decider, ())
-    answer = answers[number] if number < len(answers) else Failure(reason="not_asked")
-    given = [row.answers.get(name, ()) for name in each.assessments]
-    assessed = [a[number] for a in given if number < len(a)]
-    pair = (min(order), max(order))
+def _judgment(row: Row, each: Round, decider: str, number: int, verdict: Verdict) -> Judgment:
+    """One verdict with its texts; criteria are not filled in."""
+    answer = _at(row, decider, number)
+    assessed = [_at(row, name, number) for name in each.assessments]
     return Judgment(
-        first=order[0],
-        second=order[1],
+        first=verdict.first,
+        second=verdict.second,
         judge=decider,
-        criteria=each.criteria_for(row, order),
-        criteria_chosen=chosen.get(pair) is not None,
+        criteria=(),
+        criteria_chosen=False,
         verdict=verdict.winner or "",
         text=answer.text if isinstance(answer, Completion) else "",
-        error="" if verdict.winner else answer.reason if isinstance(answer, Failure) else "no_verdict",
+        error="" if verdict.winner else _failure(answer, _NO_VERDICT).reason,
         assessments=tuple(a.text for a in assessed if isinstance(a, Completion)),
     )
+
+
+def _reopened(row: Row, rounds: Sequence[Round]) -> Row:
+    """The row with what is to be asked again forgotten.
+
+    What verdicts that stand were based on stays as it was, failures in it too: criteria and assessments must not change
+    behind them. The rounds after one that is asked again are forgotten, as others may meet in them.
+    """
+    for number, each in enumerate(rounds):
+        answers = dict(row.answers)
+        undecided = {
+            n
+            for n in range(len(each.orders(row)))
+            for name in each.deciders
+            if parse_verdict(_at(row, name, n)) is None
+        }
+        for name in each.deciders:
+            answers[name] = tuple(a if parse_verdict(a) else NOT_ASKED for a in answers.get(name, ()))
+        for name in each.assessments:
+            answers[name] = tuple(_again(a) if n in undecided else a for n, a in enumerate(answers.get(name, ())))
+        said = [a for name in (*each.assessments, *each.deciders) for a in answers[name] if isinstance(a, Completion)]
+        for name in each.criteria if not said else ():
+            answers[name] = tuple(map(_again, answers.get(name, ())))
+        row = replace(row, answers=answers)
+        if undecided:
+            gone = {name for later in rounds[number + 1 :] for name in later.passes}
+            return replace(row, answers={name: given for name, given in answers.items() if name not in gone})
+    return row
+
+
+def _again(answer: Answer) -> Answer:
+    return NOT_ASKED if isinstance(answer, Failure) else answer
+
+
+def _at(row: Row, name: str, number: int) -> Answer:
+    answers = row.answers.get(name, ())
+    return answers[number] if number < len(answers) else NOT_ASKED
+
+
+def _failure(answer: Answer, otherwise: Failure) -> Failure:
+    return answer if isinstance(answer, Failure) else otherwise

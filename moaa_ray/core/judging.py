@@ -6,29 +6,40 @@ with many requests, and its answers stand in the order of the round's matches or
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from moaa_ray.core.budget import DoesNotFitError, fit_proposals
-from moaa_ray.core.candidates import CANDIDATES, distinct_candidates, forget_failures
-from moaa_ray.core.judge_parsing import parse_criteria, parse_verdict
+from moaa_ray.core.candidates import CANDIDATES, distinct_candidates
+from moaa_ray.core.judge_parsing import parse_criteria
 from moaa_ray.core.judge_prompts import assess_messages, criteria_messages, decide_messages, question_text
 from moaa_ray.core.judge_rounds import Pair, Round
 from moaa_ray.core.passes import NOT_ASKED, CannotAskError, Room, fill
+from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import fence_for
 from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row, Sampling
 
 NOT_NEEDED = Failure(reason="not_needed", retryable=False)
 """Stands where an earlier attempt was in form."""
-NO_ASSESSMENT = Failure(reason="no_assessment", detail="no proposer judge assessed this pair")
+
+Prompt = tuple[tuple[Message, ...], tuple[str, ...]]
+"""Messages, and flags for what was done to make them fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a row's judgments have in common: the request, the candidates' texts by index, the fence around them."""
+    """What a row's judgments have in common: the request, the candidates' texts by index, the fence around them.
+
+    criteria are by match, in a pass that goes by them.
+    """
 
     question: str
     texts: Mapping[int, str]
     fence: str
+    criteria: Mapping[Pair, tuple[str, ...]] = field(default_factory=dict)
+
+    def answers(self, order: Pair) -> list[str]:
+        """The texts of two candidates: answers A and B."""
+        return [self.texts[i] for i in order]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +67,25 @@ class PairPass:
 
     def ask(self, row: Row, room: Room) -> list[Request]:
         """The requests still open; those for which something is lacking are left out."""
-        if row.status != "open":
-            return []
-        todo = self._open(row)
+        todo = self._open(row) if row.status == "open" else []
         if not todo:
             return []
-        shared = compared(row, self.round.run_seed)
-        return [
-            Request(
-                id=self._request_id(row, pair),
-                row_id=row.id,
-                messages=self.messages(row, number, pair, shared, room),
-                sampling=self.sampling,
-                seed=self.round.seed_of(row, pair, self.name),
+        shared = replace(compared(row, self.round.run_seed), criteria=self.round.used_criteria(row))
+        requests = []
+        for number, pair in todo:
+            messages, flags = self.prompt(row, number, pair, shared, room)
+            requests.append(
+                Request(
+                    id=self._request_id(row, pair),
+                    row_id=row.id,
+                    messages=messages,
+                    sampling=self.sampling,
+                    # By the texts, so that it is the same for both orders and however candidates are numbered.
+                    seed=seed_for(self.round.run_seed, self.name, row.id, *sorted(shared.answers(pair))),
+                    flags=flags,
+                )
             )
-            for number, pair in todo
-        ]
+        return requests
 
     def fold(self, row: Row, answers: Mapping[str, Answer]) -> Row:
         """The row with its answers; where nothing could be asked the reason stands."""
@@ -81,19 +95,22 @@ class PairPass:
         lacking = {
             self._request_id(row, pair): failure
             for number, pair in enumerate(pairs)
-            if (failure := self.lack(row, number, pair)) is not None
+            if (failure := self.lack(row, number)) is not None
         }
-        return fill(row, self.name, [self._request_id(row, pair) for pair in pairs], {**lacking, **answers})
+        row = fill(row, self.name, [self._request_id(row, pair) for pair in pairs], {**lacking, **answers})
+        told = (flag for a in row.answers[self.name] if isinstance(a, Completion) for flag in a.flags)
+        flags = dict.fromkeys((*row.flags, *(f"{flag}:{self.name}" for flag in told)))
+        return replace(row, flags=tuple(flags))
 
     def all_failed(self, row: Row, failure: Failure) -> dict[str, Answer]:
         """The same failure as the answer to every request still open."""
         return {self._request_id(row, pair): failure for _, pair in self._open(row)}
 
-    def lack(self, row: Row, number: int, pair: Pair) -> Failure | None:
+    def lack(self, row: Row, number: int) -> Failure | None:
         """Why this one cannot or need not be asked."""
         return None
 
-    def messages(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> tuple[Message, ...]:
+    def prompt(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> Prompt:
         """The prompt of one request. Raises CannotAskError."""
         raise NotImplementedError
 
@@ -102,21 +119,11 @@ class PairPass:
         return [
             (number, pair)
             for number, pair in enumerate(self.pairs(row))
-            if (number >= len(known) or known[number] == NOT_ASKED) and self.lack(row, number, pair) is None
+            if (number >= len(known) or known[number] == NOT_ASKED) and self.lack(row, number) is None
         ]
 
     def _request_id(self, row: Row, pair: Pair) -> str:
         return f"{row.id}/{self.name}/{pair[0]}-{pair[1]}"
-
-    def _fitting(self, prompt: tuple[Message, ...], room: Room) -> tuple[Message, ...]:
-        limit = room.window - self.sampling.max_tokens
-        if room.window and (size := room.count_tokens(prompt)) > limit:
-            detail = (
-                f"a comparison of {size} tokens; window {room.window}, max_tokens {self.sampling.max_tokens}; sample "
-                "shorter candidates, or take a judge with a larger window"
-            )
-            raise CannotAskError(Failure(reason="context_length", detail=detail, retryable=False))
-        return prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +136,7 @@ class CriteriaPass(PairPass):
         """The matches, unordered."""
         return self.round.matches(row)
 
-    def lack(self, row: Row, number: int, pair: Pair) -> Failure | None:
+    def lack(self, row: Row, number: int) -> Failure | None:
         """Nothing is needed where an earlier attempt was in form."""
         for name in self.round.criteria[: self.attempt]:
             answers = row.answers.get(name, ())
@@ -137,22 +144,22 @@ class CriteriaPass(PairPass):
                 return NOT_NEEDED
         return None
 
-    def messages(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> tuple[Message, ...]:
+    def prompt(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> Prompt:
         """The two answers stand in the order of their texts, as the criteria are for both orders."""
-        answers = sorted((shared.texts[pair[0]], shared.texts[pair[1]]))
+        answers = sorted(shared.answers(pair))
         prompt = criteria_messages(shared.question, answers, fence=shared.fence, is_repeated=self.attempt > 0)
-        return self._fitting(prompt, room)
+        return checked_fit(prompt, room, self.sampling), ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssessPass(PairPass):
     """A proposer judge: an assessment of every ordered pair, without a verdict."""
 
-    def messages(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> tuple[Message, ...]:
+    def prompt(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> Prompt:
         """The first candidate of the order is answer A."""
-        answers = [shared.texts[i] for i in pair]
-        criteria = self.round.criteria_for(row, pair)
-        return self._fitting(assess_messages(shared.question, answers, criteria, fence=shared.fence), room)
+        criteria = shared.criteria[min(pair), max(pair)]
+        prompt = assess_messages(shared.question, shared.answers(pair), criteria, fence=shared.fence)
+        return checked_fit(prompt, room, self.sampling), ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,26 +171,28 @@ class DecidePass(PairPass):
         """The candidates, what the round needs, and the assessments."""
         return (CANDIDATES, *self.round.reads, *self.round.assessments)
 
-    def lack(self, row: Row, number: int, pair: Pair) -> Failure | None:
-        """The aggregator judge needs an assessment at least."""
-        return NO_ASSESSMENT if self.round.assessments and not self._assessments_of(row, number) else None
+    def lack(self, row: Row, number: int) -> Failure | None:
+        """The aggregator judge needs an assessment at least; without one the reasons of the proposer judges stand."""
+        if not self.round.assessments or self._assessments_of(row, number):
+            return None
+        failed = [(name, a) for name, a in self._assessed(row, number) if isinstance(a, Failure)]
+        told = "; ".join(f"{name}: {a.reason}: {a.detail}".rstrip(": ") for name, a in failed)
+        detail = "no proposer judge assessed this pair" + (f" ({told})" if told else "")
+        return Failure(reason="no_assessment", detail=detail)
 
-    def messages(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> tuple[Message, ...]:
+    def prompt(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> Prompt:
         """The first candidate of the order is answer A. Assessments are shortened where the window is too small."""
-        answers = [shared.texts[i] for i in pair]
-        criteria = self.round.criteria_for(row, pair)
+        answers, criteria = shared.answers(pair), shared.criteria[min(pair), max(pair)]
         given = self._assessments_of(row, number)
-        inner = fence_for(self.round.run_seed, row.id, [shared.question, *answers, *given])
+        inner = fence_for(self.round.run_seed, row.id, [shared.fence, shared.question, *sorted(answers), *given])
 
         def build(assessments: Sequence[str]) -> tuple[Message, ...]:
-            return decide_messages(
-                shared.question, answers, criteria, assessments, fence=shared.fence, inner=inner
-            )  # fmt: skip
+            return decide_messages(shared.question, answers, criteria, assessments, fence=shared.fence, inner=inner)
 
         prompt = build(given)
         limit = room.window - self.sampling.max_tokens
         if not given or not room.window or room.count_tokens(prompt) <= limit:
-            return self._fitting(prompt, room)
+            return checked_fit(prompt, room, self.sampling), ()
         try:
             fitted, _ = fit_proposals(
                 given,
@@ -192,13 +201,16 @@ class DecidePass(PairPass):
                 fits=lambda texts: room.count_tokens(build(texts)) <= limit,
             )
         except DoesNotFitError:
-            return self._fitting(prompt, room)
-        return build(fitted)
+            return checked_fit(prompt, room, self.sampling), ()
+        return build(fitted), ("assessments_cut",)
+
+    def _assessed(self, row: Row, number: int) -> list[tuple[str, Answer]]:
+        """What each proposer judge has answered on this order, by pass."""
+        given = ((name, row.answers.get(name, ())) for name in self.round.assessments)
+        return [(name, answers[number]) for name, answers in given if number < len(answers)]
 
     def _assessments_of(self, row: Row, number: int) -> list[str]:
-        given = (row.answers.get(name, ()) for name in self.round.assessments)
-        answers = (a[number] for a in given if number < len(a))
-        return [answer.text for answer in answers if isinstance(answer, Completion)]
+        return [answer.text for _, answer in self._assessed(row, number) if isinstance(answer, Completion)]
 
 
 def compared(row: Row, run_seed: int) -> Comparison:
@@ -209,19 +221,12 @@ def compared(row: Row, run_seed: int) -> Comparison:
     )
 
 
-def reopen_judged(row: Row, *, rounds: Sequence[Round]) -> Row:
-    """A failed row made ready: what failed or was not in form is forgotten, and with it the rounds that hang on it."""
-    if row.status != "failed":
-        return row
-    answers = dict(forget_failures(row).answers)
-    row = replace(row, status="open", reason="")
-    for number, each in enumerate(rounds):
-        for decider in each.deciders:
-            given = answers.get(decider, ())
-            answers[decider] = tuple(a if parse_verdict(a) else NOT_ASKED for a in given)
-        row = replace(row, answers=answers)
-        if any(NOT_ASKED in answers[decider] for decider in each.deciders):
-            later = rounds[number + 1 :]
-            gone = {name for each in later for name in each.passes}
-            return replace(row, answers={name: given for name, given in answers.items() if name not in gone})
-    return row
+def checked_fit(prompt: tuple[Message, ...], room: Room, sampling: Sampling) -> tuple[Message, ...]:
+    """The same prompt. Raises CannotAskError where it and max_tokens are more than the window."""
+    if room.window and (size := room.count_tokens(prompt)) > room.window - sampling.max_tokens:
+        detail = (
+            f"a prompt of {size} tokens; window {room.window}, max_tokens {sampling.max_tokens}; sample shorter "
+            "candidates, or take a judge with a larger window"
+        )
+        raise CannotAskError(Failure(reason="context_length", detail=detail, retryable=False))
+    return prompt

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from moaa_ray.core.candidates import CANDIDATES, distinct_candidates
 from moaa_ray.core.judge_parsing import parse_rating, parse_score
 from moaa_ray.core.judge_prompts import rate_messages
-from moaa_ray.core.judging import compared
-from moaa_ray.core.passes import NOT_ASKED, CannotAskError, Room, fill
+from moaa_ray.core.judging import Comparison, checked_fit, compared
+from moaa_ray.core.passes import NOT_ASKED, Room, fill
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.types import Answer, Failure, Message, Request, Row, Sampling
 
@@ -38,18 +38,19 @@ class ScorePass:
 
     def ask(self, row: Row, room: Room) -> list[Request]:
         """The requests still open."""
-        if row.status != "open":
+        todo = self._open(row) if row.status == "open" else []
+        if not todo:
             return []
-        texts = distinct_candidates(row)
+        shared = compared(row, self.run_seed)
         return [
             Request(
                 id=self._request_id(row, i, aspect),
                 row_id=row.id,
-                messages=self._messages(row, texts[i], aspect, room),
+                messages=self._messages(row, shared, i, aspect, room),
                 sampling=self.sampling,
-                seed=seed_for(self.run_seed, self.name, row.id, texts[i], aspect),
+                seed=seed_for(self.run_seed, self.name, row.id, shared.texts[i], aspect),
             )
-            for i, aspect in self._open(row)
+            for i, aspect in todo
         ]
 
     def fold(self, row: Row, answers: Mapping[str, Answer]) -> Row:
@@ -63,7 +64,7 @@ class ScorePass:
         return {self._request_id(row, *slot): failure for slot in self._open(row)}
 
     def scores(self, row: Row) -> dict[int, float | None]:
-        """By candidate its score: the number, or the mean rating where most aspects have one; None without."""
+        """By candidate its score: the number, or the mean rating where at least half of the aspects have one."""
         found: dict[int, list[float]] = {}
         for (i, _), answer in zip(self.slots(row), row.answers.get(self.name, ()), strict=False):
             value = self.read(answer)
@@ -78,16 +79,11 @@ class ScorePass:
         """The number in one answer; None without one."""
         return parse_rating(answer) if self.aspects else parse_score(answer)
 
-    def _messages(self, row: Row, text: str, aspect: str, room: Room) -> tuple[Message, ...]:
+    def _messages(self, row: Row, shared: Comparison, i: int, aspect: str, room: Room) -> tuple[Message, ...]:
         if not aspect:
-            return (*row.messages, Message(role="assistant", content=text))
-        shared = compared(row, self.run_seed)
-        prompt = rate_messages(shared.question, text, aspect, fence=shared.fence)
-        limit = room.window - self.sampling.max_tokens
-        if room.window and (size := room.count_tokens(prompt)) > limit:
-            detail = f"a rating of {size} tokens; window {room.window}, max_tokens {self.sampling.max_tokens}"
-            raise CannotAskError(Failure(reason="context_length", detail=detail, retryable=False))
-        return prompt
+            return (*row.messages, Message(role="assistant", content=shared.texts[i]))
+        prompt = rate_messages(shared.question, shared.texts[i], aspect, fence=shared.fence)
+        return checked_fit(prompt, room, self.sampling)
 
     def _open(self, row: Row) -> list[tuple[int, str]]:
         known = row.answers.get(self.name, ())
