@@ -1,16 +1,19 @@
 """What judges have said, read strictly: what is not in form counts as not said."""
 
 import re
+from math import isfinite
 
 from moaa_ray.core.judge_prompts import CRITERIA, NUM_CRITERIA
 from moaa_ray.core.ranking import Winner
 from moaa_ray.types import Answer, Completion
 
-_HEADING = re.compile(r"^[\s*#]*selected criteria[\s*]*:?[\s*]*$", re.IGNORECASE | re.MULTILINE)
-_ITEM = re.compile(r"^\s*\**\s*(\d+)[.)]\s*(.*?)\s*$")
+_HEADING = "selected criteria"
+_ITEM = re.compile(r"(\d+)[.)](.*)")
 _VERDICT = re.compile(r"\[\[\s*([AB])\s*\]\]")
 _RATING = re.compile(r"\[\[\s*([1-5])\s*\]\]")
 _NAMES = {name.casefold(): name for name in CRITERIA}
+_DECORATION, _END = " \t*#_", " \t*_:."
+"""Markdown that may stand around a line, and what may end it."""
 _MAX_TAIL = 20
 """Characters that may follow the verdict of a completion that was cut off."""
 
@@ -19,20 +22,20 @@ def parse_criteria(answer: Answer | None) -> tuple[str, ...] | None:
     """Exactly three different criteria of the eight, numbered 1 to 3 under the heading; None for anything else."""
     if not isinstance(answer, Completion):
         return None
-    headings = list(_HEADING.finditer(answer.text))
+    lines = [line.strip(_DECORATION) for line in answer.text.splitlines()]
+    headings = [n for n, line in enumerate(lines) if line.rstrip(_END).casefold() == _HEADING]
     if not headings:
         return None
     found: list[str] = []
-    for line in answer.text[headings[-1].end() :].splitlines():
-        if not line.strip():
-            continue
+    for line in lines[headings[-1] + 1 :]:
         item = _ITEM.match(line)
-        if item is None:
+        if item is None and line:
             break
-        name = _NAMES.get(item.group(2).strip("*_.: ").casefold())
-        if name is None or int(item.group(1)) != len(found) + 1:
-            return None
-        found.append(name)
+        if item is not None:
+            name = _NAMES.get(item.group(2).strip(_DECORATION + _END).casefold())
+            if name is None or item.group(1) != str(len(found) + 1):
+                return None
+            found.append(name)
     return tuple(found) if len(found) == len(set(found)) == NUM_CRITERIA else None
 
 
@@ -53,13 +56,14 @@ def parse_rating(answer: Answer | None) -> int | None:
 
 
 def parse_score(answer: Answer | None) -> float | None:
-    """The number that a reward model or a rule has given; None where it gave none."""
+    """The finite number that a reward model or a rule has given; None where it gave none."""
     if not isinstance(answer, Completion):
         return None
     try:
-        return float(answer.text)
+        score = float(answer.text)
     except ValueError:
         return None
+    return score if isfinite(score) else None
 
 
 def _last(pattern: re.Pattern[str], answer: Answer | None) -> str | None:
