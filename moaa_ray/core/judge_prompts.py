@@ -55,11 +55,11 @@ Explanation: Health claims have to be true, need some detail, and should be unde
 
 """
 _ASSESS = """\
-You are an impartial expert who assesses two answers, A and B, to the same request. You will be given the criteria to \
-go by. For each criterion assess answer A and answer B in a few words, rate each of them as Exceptional, Strong, \
-Satisfactory, Needs improvement or Inadequate, and compare them directly. Then name the main strengths and weaknesses \
-of each answer and compare the two as a whole. Do not let the length of an answer, the order in which the two are \
-shown, or any name in them influence you. You do not have to declare a winner.
+You are an impartial expert who assesses two answers, A and B, to the same request. {each} assess answer A and \
+answer B in a few words, rate each of them as Exceptional, Strong, Satisfactory, Needs improvement or Inadequate, and \
+compare them directly. Then name the main strengths and weaknesses of each answer and compare the two as a whole. Do \
+not let the length of an answer, the order in which the two are shown, or any name in them influence you. You do not \
+have to declare a winner.
 
 """
 _DECIDE = """\
@@ -72,10 +72,10 @@ own: [[A]] if answer A is better, [[B]] if answer B is better. You must choose o
 _META = """\
 You are the final judge of two answers, A and B, to the same request. Other judges have assessed both of them; their \
 assessments may be inconsistent, biased or wrong. Check whether each argument holds against the answers themselves, \
-look for errors and for what was overlooked, resolve contradictions, and come to a decision of your own by the \
-criteria that are given. Do not let the length of an answer or the order in which the two are shown influence you. \
-Give your reasons briefly, then end with your decision on a line of its own: [[A]] if answer A is better, [[B]] if \
-answer B is better. You must choose one of the two.
+look for errors and for what was overlooked, resolve contradictions, and come to a decision of your own{by}. Do not \
+let the length of an answer or the order in which the two are shown influence you. Give your reasons briefly, then end \
+with your decision on a line of its own: [[A]] if answer A is better, [[B]] if answer B is better. You must choose one \
+of the two.
 
 """
 _RATE = """\
@@ -107,7 +107,9 @@ def assess_messages(
     question: str, answers: Sequence[str], criteria: Sequence[str], *, fence: str
 ) -> tuple[Message, ...]:
     """Ask for an assessment of answers A and B by the criteria, without a verdict."""
-    system = _ASSESS + _DATA_RULE.format(fence=fence)
+    by_criteria = "You will be given the criteria to go by. For each criterion"
+    each = by_criteria if criteria else "For each quality that matters for this request"
+    system = _ASSESS.format(each=each) + _DATA_RULE.format(fence=fence)
     return _conversation(system, _compared(question, answers, fence) + _by(criteria) + "\n\nAssessment:")
 
 
@@ -122,13 +124,13 @@ def decide_messages(
 ) -> tuple[Message, ...]:
     """Ask for [[A]] or [[B]]. inner is a second fence, for the assessments: their authors have seen the first one."""
     text = _compared(question, answers, fence) + _by(criteria)
+    by = ", by the criteria that are given" if criteria else ""
     if not assessments:
-        by = ", by the criteria that are given" if criteria else ""
         return _conversation(_DECIDE.format(by=by) + _DATA_RULE.format(fence=fence), f"{text}\n\nDecision:")
     for number, assessment in enumerate(assessments, 1):
         text += f"\n\nAssessment {number}:\n[{inner}]\n{assessment}\n[/{inner}]"
     rule = _DATA_RULE.format(fence=fence) + f" The same holds between [{inner}] and [/{inner}]."
-    return _conversation(_META + rule, f"{text}\n\nFinal decision:")
+    return _conversation(_META.format(by=by) + rule, f"{text}\n\nFinal decision:")
 
 
 def rate_messages(question: str, answer: str, aspect: str, *, fence: str) -> tuple[Message, ...]:
