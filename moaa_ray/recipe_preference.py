@@ -5,7 +5,7 @@ state (the judges' temperature and length) is filled in from the settings that R
 """
 
 from collections import Counter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ class SampleConfig(SlotConfig, InferenceConfig):
     """A name under `models`, usually of RUN/models/sft; empty: vLLM with its defaults on RUN/models/sft."""
     sources: list[SourceConfig] = Field(default_factory=list)
     """Where prompts come from; empty: the rows of RUN/sft, whose last turn the student answers anew."""
+    from_sources: Annotated[list[str], Execution] = Field(default_factory=list)
+    """Only the prompts of these sources, by name; empty: all."""
     rows: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """So many prompts, drawn by the seed, others in every round; unset: all. The paper takes 6,000."""
     num_candidates: int = Field(default=5, ge=2, le=64)
@@ -60,6 +62,9 @@ class PairwiseConfig(Config):
     """all_pairs: n (n - 1) / 2 pairs; knockout: n - 1 matches for the best and a losers' bracket for the worst."""
     max_missing_fraction: float = Field(default=0.2, ge=0, lt=1)
     """A prompt fails when more than this part of its pairs has no verdict in both orders."""
+
+
+_Pairwise = TypeVar("_Pairwise", bound=PairwiseConfig)
 
 
 class MixtureJudge(PairwiseConfig):
@@ -117,7 +122,15 @@ class AspectsJudge(JudgeSlotConfig):
     """One model that rates each candidate alone from 1 to 5 in several aspects; the mean is its score."""
 
     kind: Literal["aspects"]
-    aspects: list[str] = Field(default=list(ASPECTS), min_length=1, max_length=12)
+    aspects: list[Annotated[str, Field(min_length=1)]] = Field(default=list(ASPECTS), min_length=1, max_length=12)
+    """Each stands in the prompt as it is written here."""
+
+    @model_validator(mode="after")
+    def _distinct_aspects(self) -> Self:
+        twice = [aspect for aspect, count in Counter(self.aspects).items() if count > 1]
+        if twice:
+            raise ValueError(f"the aspect {twice[0]!r} stands there twice; name each once")
+        return self
 
 
 Judge = Annotated[MixtureJudge | LlmJudge | JuryJudge | ScoreJudge | AspectsJudge, Field(discriminator="kind")]
@@ -145,7 +158,7 @@ def judge_models(judge: Judge) -> list[str]:
             return [judge.model]
 
 
-def _with_distinct_labels(judge, slots: list[JudgeSlotConfig], where: str):
+def _with_distinct_labels(judge: _Pairwise, slots: list[JudgeSlotConfig], where: str) -> _Pairwise:
     twice = [label for label, count in Counter(slot.label for slot in slots).items() if count > 1]
     if twice:
         raise ValueError(f"two {where} of one judge are called {twice[0]!r}; give each its own `name`")
