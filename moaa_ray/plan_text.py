@@ -48,7 +48,8 @@ def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:
     asked = [plan_input(recipe, base_dir=base_dir)]
     if not recipe.judges:
         return asked
-    whole = with_student(loaded).recipe
+    base = recipe.student.model if recipe.student else ""  # what the tuned student is as large as
+    whole = with_student(loaded, base).recipe
     asked.append(plan_sample(whole, base_dir=base_dir))
     judge = recipe.judges[judge_in_use(recipe)]
     return [*asked, plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir)]
@@ -135,6 +136,8 @@ def render_plan(plan: StagePlan) -> str:
         )
     total = (
         f"in all: {duration(line.makespan_s)}, {line.makespan_s / max(line.work_bound_s, 1e-9):.2f} x the work bound"
+        if line.work_bound_s
+        else f"in all: {duration(line.makespan_s)}"
     )
     if plan.gpu_hours:
         total += f", {plan.gpu_hours:,.1f} GPU-hours"

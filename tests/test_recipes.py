@@ -6,11 +6,12 @@ import pytest
 
 from moaa_ray.loading import load_recipe, load_training
 from moaa_ray.mixture_line import plan_generate
-from moaa_ray.plan_text import parse_cluster, render_plan
-from moaa_ray.planner import StagePlan
+from moaa_ray.plan_text import parse_cluster, render_plan, stages_to_plan
+from moaa_ray.planner import StagePlan, plan_stage
 
 JOBS = Path(__file__).parents[1] / "jobs"
 CLUSTERS = {
+    "paper_moaa_llama_8gpu": "gpus=8,gpu=H100,cpus=96",
     "paper_small_scale": "gpus=8,gpu=H100,cpus=64",
     "paper_stage1_8gpu": "gpus=8,gpu=H100,cpus=96",
     "paper_stage1_64gpu": "gpus=64,gpu=H100,cpus=768",
@@ -57,6 +58,18 @@ def test_one_gpu_takes_three_models_in_three_phases():
     assert [[pool.spec.name for pool in phase.pools] for phase in plan.phases] == [
         ["l0.llama"], ["l0.mistral"], ["l0.qwen+aggregate"],
     ]  # fmt: skip
+
+
+def test_the_papers_judges_share_pools_where_they_share_models():
+    """Criteria are chosen by the first judge, and the last one is also the aggregator: three pools, no copies."""
+    loaded = load_recipe(JOBS / "paper_moaa_llama_8gpu.yaml")
+    generate, sample, judge = stages_to_plan(loaded)
+    assert [generate.stage, sample.stage, judge.stage] == ["generate", "sample", "judge"]
+    plan = plan_stage(judge, parse_cluster(CLUSTERS["paper_moaa_llama_8gpu"]), 6000)
+    assert [pool.spec.engine for phase in plan.phases for pool in phase.pools] == [
+        "gemma-2-27b", "llama-3.1-70b", "qwen2-72b",
+    ]  # fmt: skip
+    assert not any("is not known here" in note for note in plan_stage(sample, plan.cluster, 6000).notes)
 
 
 def test_self_moa_is_one_pool():

@@ -79,6 +79,13 @@ def _rows(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> 
     """The prompts of this round, in order: all, or so many drawn by the seed, others in every round."""
     config, seed = loaded.recipe.sample, loaded.recipe.seed
     rows = list(_rows_of_sources(loaded) if config.sources else _rows_of_sft(open_store(run_dir)))
+    if config.from_sources:
+        known = sorted({row.source for row in rows})
+        if unknown := sorted(set(config.from_sources) - set(known)):
+            raise ConfigError(
+                f"sample.from_sources = {unknown[0]!r}: no row of that source; there are {', '.join(known)}"
+            )
+        rows = [row for row in rows if row.source in config.from_sources]
     if config.rows is None or config.rows >= len(rows):
         yield from rows
         return
