@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from moaa_ray import cli_look
 from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ def demo(overrides: Overrides = None) -> None:
     summary = _generate(loaded)
     typer.echo(sample_rows(summary.run_dir) + "\n")
     _show(summary)
+
+
+app.command()(cli_look.pairs)
+app.command()(cli_look.trace)
 
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":

@@ -1,0 +1,29 @@
+"""The commands that only look at a run: `moaa pairs` and `moaa trace`."""
+
+from typing import Annotated
+
+import typer
+
+RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a folder or a URI.")]
+
+
+def pairs(
+    run: RunDir,
+    rows: Annotated[int, typer.Option(help="So many prompts.", min=1, max=2000)] = 50,
+    judge: Annotated[str, typer.Option(help="Another judge than the one whose pairs are the run's.")] = "",
+) -> None:
+    """Make a page of what the judge did, with every verdict on some prompts: RUN/pairs.html, for any browser."""
+    from moaa_ray.reporting.pairs_page import write_pairs_page
+
+    typer.echo(write_pairs_page(run, num_rows=rows, judge=judge))
+
+
+def trace(
+    run: RunDir,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a prompt, as in RUN/sft or RUN/pairs.")],
+    full: Annotated[bool, typer.Option("--full", help="Whole texts, the judges' reasons, whole hashes.")] = False,
+) -> None:
+    """Follow one prompt through the run: proposals, synthesis, candidates, verdicts, pair, and who trained on it."""
+    from moaa_ray.reporting.trace import trace_prompt
+
+    typer.echo(trace_prompt(run, row_id, full=full))

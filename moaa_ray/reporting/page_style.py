@@ -1,0 +1,86 @@
+"""The style sheet and the one script of the page of pairs; nothing in them comes from a run."""
+
+from base64 import b64encode
+from hashlib import sha256
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fff; --card: #f7f8fa; --ink: #1a1c20; --soft: #565c66; --rule: #d3d7de;
+  --win: #1d5fb8; --winback: #e3eefb; --loss: #9a4600; --lossback: #fcecdc; --tie: #5b5f68; --tieback: #e6e8ec;
+  --mark: #1d5fb8; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15171b; --card: #1d2026; --ink: #e7e9ee; --soft: #a7aeba; --rule: #3a3f49;
+    --win: #8dbcff; --winback: #1a2c47; --loss: #ffb474; --lossback: #43280f; --tie: #b9bec8; --tieback: #2b2f37;
+    --mark: #8dbcff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; }
+h3 { font-size: 1.05rem; margin: 0; overflow-wrap: anywhere; }
+h4 { font-size: .95rem; margin: .75rem 0 .25rem; }
+p { margin: .4rem 0; max-width: 50rem; }
+.soft, .label { color: var(--soft); } .soft { font-size: .9rem; }
+.skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
+a { color: var(--mark); }
+:focus-visible { outline: 3px solid var(--mark); outline-offset: 2px; }
+button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--soft); border-radius: .4rem;
+  padding: .4rem .8rem; cursor: pointer; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; margin: .6rem 0; }
+.facts > div, .card { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .7rem; }
+.facts dt { color: var(--soft); font-size: .9rem; }
+.facts dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.facts dd small { font-size: .85rem; color: var(--soft); display: block; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
+figure { margin: 0; } figcaption { font-size: .9rem; color: var(--soft); margin-bottom: .3rem; }
+svg { width: 100%; max-width: 26rem; height: auto; display: block; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
+.bar, .part0, .dot { fill: var(--win); } .part1 { fill: var(--lossback); stroke: var(--loss); }
+.part2 { fill: var(--tieback); stroke: var(--tie); } .dot { fill-opacity: .55; }
+svg text.on0 { fill: var(--paper); } svg text.on1, svg text.on2 { fill: var(--ink); }
+.axis { stroke: var(--soft); } .half { stroke: var(--ink); stroke-dasharray: 3 3; }
+.card { margin: 1rem 0; content-visibility: auto; contain-intrinsic-size: auto 60rem; }
+.head { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; }
+.tag { border: 1px solid currentcolor; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem; }
+.tag.kept { color: var(--win); } .tag.lost { color: var(--loss); }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
+@media (max-width: 48rem) { .two { grid-template-columns: 1fr; } }
+.side { border-left: .3rem solid var(--rule); padding-left: .6rem; min-width: 0; }
+.side.chosen { border-color: var(--win); } .side.rejected { border-color: var(--loss); }
+.text { white-space: pre-wrap; overflow-wrap: anywhere; overflow: hidden; unicode-bidi: plaintext; contain: paint;
+  margin: .2rem 0; padding: .4rem .5rem; background: var(--paper); border: 1px solid var(--rule);
+  border-radius: .3rem; font-size: .95rem; }
+summary { cursor: pointer; padding: .25rem 0; overflow-wrap: anywhere; }
+details.long[open] > .start { display: none; }
+details details { margin-left: .8rem; }
+.scroll { overflow-x: auto; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 2rem; } .tables > div { min-width: 0; max-width: 100%; }
+.tables h3 { margin: 1rem 0 .3rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .3rem 0; }
+th, td { border: 1px solid var(--rule); padding: .25rem .5rem; text-align: right; }
+th { font-weight: 600; background: var(--card); } td.name, th.name { text-align: left; }
+.matrix td { text-align: center; min-width: 3.6rem; } .matrix small { display: block; color: inherit; }
+.win { background: var(--winback); color: var(--win); } .loss { background: var(--lossback); color: var(--loss); }
+.tie { background: var(--tieback); color: var(--tie); }
+.missing { background: repeating-linear-gradient(45deg, var(--paper) 0 4px, var(--tieback) 4px 8px); }
+.jump { columns: 17rem; font-size: .9rem; padding: 0; list-style-position: inside; }
+.jump li { overflow-wrap: anywhere; }
+@media print { .card { break-inside: avoid-page; } button { display: none; } }
+"""
+
+SCRIPT = """
+document.getElementById("all").addEventListener("click", function () {
+  var open = this.getAttribute("aria-pressed") !== "true";
+  document.querySelectorAll("#prompts details").forEach(function (one) { one.open = open; });
+  this.setAttribute("aria-pressed", String(open));
+});
+"""
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+POLICY = f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(SCRIPT)}; base-uri 'none'; " + (
+    "form-action 'none'"
+)
+"""What a browser may run and load here: this style and this script by their hashes, and nothing else from anywhere."""
