@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray import cli_look
+from moaa_ray import cli_data, cli_look
 from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
@@ -90,10 +90,12 @@ def clean(
     force: Annotated[bool, typer.Option(help="Also an unfinished run; no driver may be at work on it.")] = False,
 ) -> None:
     """Free what a finished run no longer needs under RUN/work. The published data stays, and so does every record."""
-    from moaa_ray.data.cleanup import clean_run
+    from moaa_ray.data.cleanup import clean_run, runs_inside
     from moaa_ray.data.store import open_store
 
-    typer.echo(clean_run(open_store(run), dry_run=dry_run, force=force).text())
+    whole = open_store(run)
+    for place in [whole, *(open_store(f"{whole.uri}/{inside}") for inside in runs_inside(whole))]:
+        typer.echo(clean_run(place, dry_run=dry_run, force=force).text())
 
 
 @app.command()
@@ -164,6 +166,8 @@ def demo(overrides: Overrides = None) -> None:
     _show(summary)
 
 
+app.command("check-judge")(cli_data.check_judge)
+app.command()(cli_data.baselines)
 app.command()(cli_look.pairs)
 app.command()(cli_look.trace)
 

@@ -62,6 +62,11 @@ def clean_run(store: Store, *, dry_run: bool = False, force: bool = False) -> Cl
     return cleaning
 
 
+def runs_inside(store: Store) -> list[str]:
+    """The run directories inside a run: its judges', further rounds and iterations; paths relative to it."""
+    return sorted(path.removesuffix("/run.json") for path in store.list() if path.endswith("/run.json"))
+
+
 def _check_finished(store: Store, *, force: bool) -> None:
     try:
         stages = json.loads(store.read("run.json")).get("stages", {})

@@ -19,7 +19,7 @@ from moaa_ray.generation.results import write_failures
 from moaa_ray.generation.todo import SEED_ROWS
 from moaa_ray.loading import Loaded
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.run_record import join_run
+from moaa_ray.run_record import join_run, set_stage
 from moaa_ray.types import Message
 
 STAGE = "judge"
@@ -122,6 +122,7 @@ def publish_pairs(
     broken = pq.read_table(io.BytesIO(judgments.read(f"failures/{STAGE}.parquet")))
     kept_back = pa.Table.from_pylist(collector.failures, schema=schemas.FAILURES)
     write_failures(to, STAGE if is_in_use else "pairs", pa.concat_tables([broken, kept_back]))
+    set_stage(to, STAGE, status="done", epoch=epoch.number, pairs=len(collector.margins))
     return collector.summary(), collector.judged
 
 
