@@ -28,7 +28,9 @@ class TrainingData(Config):
     """One dataset of a training stage. A pack or pair comes at most once in each pass over its dataset."""
 
     path: str
-    """Folder, file, pattern or URI of Parquet, JSON Lines or Arrow with the columns of RUN/sft or RUN/pairs."""
+    """Folder, file, pattern or URI of Parquet, JSON Lines or Arrow with the columns of RUN/sft or RUN/pairs.
+
+    RUN/... is a folder of this run, as in RUN/baselines/random-5."""
     rows: int | None = Field(default=None, ge=1)
     """Train on so many of its rows, drawn by the seed; unset: all."""
     weight: float = Field(default=1.0, gt=0, le=100)
@@ -130,7 +132,7 @@ class DpoConfig(TrainingConfig):
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
     student: str = ""
-    """The model to start from; empty: RUN/models/sft."""
+    """The model to start from, RUN/... one of this run; empty: RUN/models/sft."""
 
     @model_validator(mode="after")
     def _weights_are_of_sums(self) -> Self:

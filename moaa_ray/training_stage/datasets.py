@@ -19,6 +19,7 @@ from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UnitStore, finish
 from moaa_ray.data.units import UnitSettings
 from moaa_ray.errors import DataError
+from moaa_ray.loading import RUN
 from moaa_ray.recipe_training import DpoConfig, SftConfig, TrainingData
 from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
 
@@ -88,7 +89,8 @@ def find_datasets(
     own = TrainingData(path=f"{store.uri}/{PUBLISHED[stage][0]}")
     datasets = []
     for i, part in enumerate(config.data or [own]):
-        files = find_files(part.path, field=f"{stage}.data.{i}.path", base_dir=str(base_dir))
+        place = f"{store.uri}/{part.path.removeprefix(RUN)}" if part.path.startswith(RUN) else part.path
+        files = find_files(place, field=f"{stage}.data.{i}.path", base_dir=str(base_dir))
         needed = [column for column in COLUMNS[stage] if column not in ("id", "flags")]
         check_columns(files, needed, schema=PUBLISHED[stage][1])
         chunks = find_chunks(files, chunk_rows=CHUNK_ROWS)

@@ -6,7 +6,7 @@ from moaa_ray.data import publish
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import FILES, digest_of_model, student_folder
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import LoadedTraining
+from moaa_ray.loading import RUN, LoadedTraining
 from moaa_ray.model_folders import local_problems, resolve_model, resolve_path
 from moaa_ray.training_stage.datasets import Stage, StudentFiles
 
@@ -20,7 +20,9 @@ def student_of(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
     if stage == "dpo":
         place, revision = f"{loaded.run_dir}/models/sft", ""
         if recipe.dpo.student:
-            place = resolve_model(base, recipe.dpo.student)
+            named = recipe.dpo.student
+            is_own = named.startswith(RUN)
+            place = f"{loaded.run_dir}/{named.removeprefix(RUN)}" if is_own else resolve_model(base, named)
         elif not open_store(place).exists("config.json"):
             raise ConfigError(
                 f"{place}: no model there to start dpo from; run `moaa train sft` first, or set dpo.student"
