@@ -197,9 +197,9 @@ def prompt_versions() -> dict[str, str]:
         "prompts.criteria.repeated": str(criteria_messages("question", two, fence="code", is_repeated=True)),
         "prompts.assess": str(assess_messages("question", two, three, fence="code")),
         "prompts.assess.plain": str(assess_messages("question", two, [], fence="code")),
-        "prompts.decide": str(decide_messages("question", two, three, [], fence="code", inner="inner")),
-        "prompts.decide.plain": str(decide_messages("question", two, [], [], fence="code", inner="inner")),
-        "prompts.decide.meta": str(decide_messages("question", two, three, ["text"], fence="code", inner="inner")),
-        "prompts.decide.meta.plain": str(decide_messages("question", two, [], ["text"], fence="code", inner="inner")),
+        "prompts.decide": str(decide_messages("question", two, three, [], fence="code")),
+        "prompts.decide.plain": str(decide_messages("question", two, [], [], fence="code")),
+        "prompts.decide.meta": str(decide_messages("question", two, three, ["text"], fence="code")),
+        "prompts.decide.meta.plain": str(decide_messages("question", two, [], ["text"], fence="code")),
         "prompts.rate": str(rate_messages("question", "answer", "helpfulness", fence="code")),
     }

@@ -114,23 +114,15 @@ def assess_messages(
 
 
 def decide_messages(
-    question: str,
-    answers: Sequence[str],
-    criteria: Sequence[str],
-    assessments: Sequence[str],
-    *,
-    fence: str,
-    inner: str,
+    question: str, answers: Sequence[str], criteria: Sequence[str], assessments: Sequence[str], *, fence: str
 ) -> tuple[Message, ...]:
-    """Ask for [[A]] or [[B]]. inner is a second fence, for the assessments: their authors have seen the first one."""
+    """Ask for [[A]] or [[B]]; where others have assessed the two answers, after weighing what they say."""
     text = _compared(question, answers, fence) + _by(criteria)
-    by = ", by the criteria that are given" if criteria else ""
-    if not assessments:
-        return _conversation(_DECIDE.format(by=by) + _DATA_RULE.format(fence=fence), f"{text}\n\nDecision:")
     for number, assessment in enumerate(assessments, 1):
-        text += f"\n\nAssessment {number}:\n[{inner}]\n{assessment}\n[/{inner}]"
-    rule = _DATA_RULE.format(fence=fence) + f" The same holds between [{inner}] and [/{inner}]."
-    return _conversation(_META.format(by=by) + rule, f"{text}\n\nFinal decision:")
+        text += "\n\n" + _block(f"Assessment {number}", assessment, fence, str(number))
+    by = ", by the criteria that are given" if criteria else ""
+    system = (_META if assessments else _DECIDE).format(by=by) + _DATA_RULE.format(fence=fence)
+    return _conversation(system, text + ("\n\nFinal decision:" if assessments else "\n\nDecision:"))
 
 
 def rate_messages(question: str, answer: str, aspect: str, *, fence: str) -> tuple[Message, ...]:

@@ -70,7 +70,7 @@ class PairPass:
         todo = self._open(row) if row.status == "open" else []
         if not todo:
             return []
-        shared = replace(compared(row, self.round.run_seed), criteria=self.round.used_criteria(row))
+        shared = replace(compared(row, self.round.run_seed, self.name), criteria=self.round.used_criteria(row))
         requests = []
         for number, pair in todo:
             messages, flags = self.prompt(row, number, pair, shared, room)
@@ -132,6 +132,11 @@ class CriteriaPass(PairPass):
 
     attempt: int = 0
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The candidates, what the matches hang on, and the attempts before."""
+        return (CANDIDATES, *self.round.settled_by, *self.round.criteria[: self.attempt])
+
     def pairs(self, row: Row) -> list[Pair]:
         """The matches, unordered."""
         return self.round.matches(row)
@@ -183,11 +188,12 @@ class DecidePass(PairPass):
     def prompt(self, row: Row, number: int, pair: Pair, shared: Comparison, room: Room) -> Prompt:
         """The first candidate of the order is answer A. Assessments are shortened where the window is too small."""
         answers, criteria = shared.answers(pair), shared.criteria[min(pair), max(pair)]
-        given = self._assessments_of(row, number)
-        inner = fence_for(self.round.run_seed, row.id, [shared.fence, shared.question, *sorted(answers), *given])
+        given, fence = self._assessments_of(row, number), shared.fence
+        if any(fence in text for text in given):
+            fence = fence_for(self.round.run_seed, row.id, [fence, shared.question, *sorted(answers), *given])
 
         def build(assessments: Sequence[str]) -> tuple[Message, ...]:
-            return decide_messages(shared.question, answers, criteria, assessments, fence=shared.fence, inner=inner)
+            return decide_messages(shared.question, answers, criteria, assessments, fence=fence)
 
         prompt = build(given)
         limit = room.window - self.sampling.max_tokens
@@ -213,12 +219,14 @@ class DecidePass(PairPass):
         return [answer.text for _, answer in self._assessed(row, number) if isinstance(answer, Completion)]
 
 
-def compared(row: Row, run_seed: int) -> Comparison:
-    """The parts that all judgments of a row share; the fence does not depend on how candidates are numbered."""
+def compared(row: Row, run_seed: int, name: str) -> Comparison:
+    """The parts that all judgments of a row in one pass share; how candidates are numbered makes no difference.
+
+    Every pass has a fence of its own: who assesses sees his, and does not know the one that his text will stand in.
+    """
     texts, question = distinct_candidates(row), question_text(row.messages)
-    return Comparison(
-        question=question, texts=texts, fence=fence_for(run_seed, row.id, [question, *sorted(texts.values())])
-    )
+    fence = fence_for(run_seed, row.id, [name, question, *sorted(texts.values())])
+    return Comparison(question=question, texts=texts, fence=fence)
 
 
 def checked_fit(prompt: tuple[Message, ...], room: Room, sampling: Sampling) -> tuple[Message, ...]:

@@ -41,7 +41,7 @@ class ScorePass:
         todo = self._open(row) if row.status == "open" else []
         if not todo:
             return []
-        shared = compared(row, self.run_seed)
+        shared = compared(row, self.run_seed, self.name)
         return [
             Request(
                 id=self._request_id(row, i, aspect),
