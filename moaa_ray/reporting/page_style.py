@@ -21,11 +21,12 @@ h4 { font-size: .95rem; margin: .75rem 0 .25rem; }
 p { margin: .4rem 0; max-width: 50rem; }
 .soft, .label { color: var(--soft); } .soft { font-size: .9rem; }
 .skip { position: absolute; left: -99rem; } .skip:focus { position: static; }
-a { color: var(--mark); }
+a { color: var(--mark); } a, span, strong { unicode-bidi: isolate; }
 :focus-visible { outline: 3px solid var(--mark); outline-offset: 2px; }
 button { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--soft); border-radius: .4rem;
   padding: .4rem .8rem; cursor: pointer; }
-.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .6rem; margin: .6rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 46%), 1fr)); gap: .6rem;
+  margin: .6rem 0; }
 .facts > div, .card { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .7rem; }
 .facts dt { color: var(--soft); font-size: .9rem; }
 .facts dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }

@@ -86,9 +86,10 @@ TEMPLATE = """\
 <section id="prompts" aria-labelledby="shown"><h2 id="shown">{{ cards | length | num }} of {{ num_all | num }} prompts\
 </h2><p>{{ shown }}</p>
 <p><button id="all" type="button" aria-pressed="false">Unfold everything</button></p>
-<nav aria-label="Prompts on this page"><ol class="jump">{% for card in cards %}
+<nav aria-label="Prompts on this page"><details><summary>Index of the prompts below</summary>
+<ol class="jump">{% for card in cards %}
 <li><a href="#p{{ loop.index }}">{{ card.id }}</a> <span class="soft">{{ card.outcome }}</span></li>{% endfor %}
-</ol></nav>
+</ol></details></nav>
 {% for card in cards %}
 <article class="card" id="p{{ loop.index }}" aria-labelledby="h{{ loop.index }}">
 <div class="head"><h3 id="h{{ loop.index }}">{{ card.id }}</h3>

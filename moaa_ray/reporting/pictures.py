@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-_WIDTH, _HEIGHT = 320, 170
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 10, 12, 30
+_WIDTH, _HEIGHT = 320, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 12, 38
 _MOST_BARS = 20
 _BAR_HEIGHT = 22
 
@@ -31,11 +31,11 @@ def margin_histogram(margins: Sequence[float]) -> Markup:
         h = tall * count / most
         bar = f'<rect class="bar" x="{x:.1f}" y="{_TOP + tall - h:.1f}" width="{size:.1f}" height="{h:.1f}">'
         parts.append(f"{bar}<title>{_short(centre)}: {count:,} pairs</title></rect>")
-    step = math.ceil(len(bars) / 6)
-    for centre, _ in bars[::step]:
-        parts.append(_label(_LEFT + inner * (centre - low) / (high - low), _HEIGHT - 14, _short(centre), "middle"))
+    for i in sorted({round(k * (len(bars) - 1) / 4) for k in range(5)}):
+        x = _LEFT + inner * (bars[i][0] - low) / (high - low)
+        parts.append(_label(x, _HEIGHT - 22, _short(bars[i][0]), "middle"))
     parts += [_label(_LEFT - 4, _TOP + 8, f"{most:,}", "end"), _label(_LEFT - 4, _TOP + tall, "0", "end")]
-    parts.append(_label(_WIDTH / 2, _HEIGHT - 1, "margin: chosen score less rejected score", "middle"))
+    parts.append(_label(_WIDTH / 2, _HEIGHT - 4, "margin: chosen score less rejected score", "middle"))
     middle = sorted(margins)[len(margins) // 2]
     told = f"Histogram of {len(margins):,} margins from {_short(min(margins))} to {_short(max(margins))}, median "
     return _svg(_HEIGHT, told + _short(middle), parts)
@@ -58,12 +58,12 @@ def length_scatter(lengths: Sequence[tuple[int, int]]) -> Markup:
     parts.append(_line(*at(10**low, 10**low), *at(10**high, 10**high), "half"))
     for power in range(low, high + 1):
         x, y = at(10**power, 10**power)
-        parts += [_label(x, _HEIGHT - 16, _power(power), "end" if power == high else "middle")]
+        parts += [_label(x, _HEIGHT - 22, _power(power), "end" if power == high else "middle")]
         parts.append(_label(_LEFT - 4, y + 4, _power(power), "end"))
     for chosen, rejected in lengths:
         x, y = at(rejected, chosen)
         parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2"/>')
-    parts.append(_label(_WIDTH / 2, _HEIGHT - 1, "characters of the rejected; upwards those of the chosen", "middle"))
+    parts.append(_label(_WIDTH / 2, _HEIGHT - 4, "characters of the rejected; upwards those of the chosen", "middle"))
     longer = sum(chosen > rejected for chosen, rejected in lengths) / len(lengths)
     return _svg(_HEIGHT, f"Lengths of {len(lengths):,} pairs; the chosen completion is longer in {longer:.0%}", parts)
 

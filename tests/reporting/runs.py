@@ -1,0 +1,147 @@
+"""A finished judge stage to look at, written by the package's own publishing, with a judge made up here."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+
+import pyarrow as pa
+
+from moaa_ray.core.judge_stats import coin_flip_kept_rate, judge_stats
+from moaa_ray.core.judged import JudgeWork
+from moaa_ray.core.ranking import Verdict, pair_results, rank
+from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.store import Store, open_store
+from moaa_ray.generation.results import write_failures, write_summary
+from moaa_ray.generation.summary import PoolSummary, Summary
+from moaa_ray.loading import load_preference
+from moaa_ray.preference.pairs import publish_pairs
+from moaa_ray.run_folders import judge_folder
+from moaa_ray.run_record import join_run
+
+CRITERIA = ["Accuracy", "Depth", "Clarity"]
+RECIPE = """
+name: {name}
+run_dir: {run}
+models: {{a: {{engine: fake}}, b: {{engine: fake}}, big: {{engine: fake}}}}
+judges:
+  {judge}: {{kind: mixture, proposers: [{{model: a}}, {{model: b}}], aggregator: {{model: big}}}}
+judge: {{min_margin: {min_margin}, use: {judge}}}
+"""
+
+Winner = Callable[[int, int], str]
+"""Of (first, second): the verdict on this order, "first", "second" or ""."""
+
+
+def user(text: str) -> list[dict]:
+    """A prompt of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def candidate(text: str, *, error: str = "", finish_reason: str = "stop") -> dict:
+    """A CANDIDATE record."""
+    tokens = None if error else len(text.split())
+    return {"completion": text, "finish_reason": finish_reason, "prompt_tokens": 9, "completion_tokens": tokens,
+            "error": error}  # fmt: skip
+
+
+def judgment(first: int, second: int, verdict: str, *, judge: str = "decide.big", **fields) -> dict:
+    """A JUDGMENT record."""
+    known = {"criteria": CRITERIA, "criteria_chosen": True, "text": f"Therefore [[{verdict}]]", "assessments": []}
+    error = "" if verdict else "no_verdict"
+    return {"first": first, "second": second, "judge": judge, "verdict": verdict, "error": error, **known, **fields}
+
+
+def judged(row_id: str, texts: Sequence[str], winner: Winner, *, prompt: str = "Why?", **fields) -> dict:
+    """A JUDGMENTS record: all pairs in both orders, scored as the package scores."""
+    orders = sorted(order for i, j in combinations(range(len(texts)), 2) for order in ((i, j), (j, i)))
+    verdicts = [Verdict(first=i, second=j, winner=winner(i, j) or None) for i, j in orders]  # pyright: ignore
+    ranking = rank(len(texts), pair_results(verdicts), coins=list(range(len(texts))))
+    return {
+        "id": row_id,
+        "source": "made-up",
+        "messages": user(prompt),
+        "candidates": [candidate(text) for text in texts],
+        "scores": list(ranking.scores),
+        "ranking": list(ranking.order),
+        "top_tie": ranking.top_tie,
+        "bottom_tie": ranking.bottom_tie,
+        "judgments": [
+            judgment(v.first, v.second, v.winner or "", assessments=[f"A is {v.first}", f"B is {v.second}"])
+            for v in verdicts
+        ],
+        "ratings": [],
+        "flags": [],
+        **fields,
+    }
+
+
+def lower_wins(first: int, second: int) -> str:
+    """A judge for whom the candidate of lower number is better."""
+    return "first" if first < second else "second"
+
+
+def noisy(seed: int, *, bias: float = 0.0, silent: float = 0.0) -> Winner:
+    """A judge that tends to the lower number and to the first position, and sometimes says nothing."""
+    rng = random.Random(seed)
+
+    def winner(first: int, second: int) -> str:
+        if rng.random() < silent:
+            return ""
+        chance = 0.5 + bias + 0.12 * (second - first)
+        return "first" if rng.random() < chance else "second"
+
+    return winner
+
+
+def write_run(
+    folder: Path | str,
+    records: Sequence[dict],
+    *,
+    failed: Sequence[dict] = (),
+    judge: str = "moj",
+    recipe: str = RECIPE,
+    min_margin: float = 0.0,
+    is_in_use: bool = True,
+    facts: Mapping | None = None,
+) -> Store:
+    """A run directory with the judge stage done: judgments, pairs, failures and summary."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = folder / "run"
+    path = folder / "recipe.yaml"
+    path.write_text(recipe.format(name="looked-at", run=run, judge=judge, min_margin=min_margin))
+    loaded = load_preference(path)
+    store, own = open_store(str(run)), open_store(judge_folder(str(run), judge))
+    about = {"student": "digest-of-the-student", "judge": judge, **(facts or {})}
+    join_run(store, loaded)
+    join_run(own, loaded)
+    put(own, "judgments", schemas.JUDGMENTS, records, facts={**about, "num_candidates": 5})
+    write_failures(own, "judge", pa.Table.from_pylist(list(failed), schema=schemas.FAILURES))
+    pairs, prompts = publish_pairs(
+        store, own, loaded, JudgeWork(run_seed=0), facts=about, is_in_use=is_in_use
+    )  # fmt: skip
+    statuses = {"ok": len(records), "failed": len(failed)}
+    pool = PoolSummary(name="decide.big", calls=20 * len(records), prompt_tokens=9_000, completion_tokens=4_000,
+                       tokens_per_s=120.0, busy_fraction=0.9, engine_s=90.0, gpu_s=90.0, deaths=0, failures={},
+                       cost_usd=0.05)  # fmt: skip
+    summary = Summary(run_dir=own.uri, num_prompts=len(records) + len(failed), statuses=statuses, dropped={},
+                      failures={}, flags={}, pools=[pool])  # fmt: skip
+    more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": asdict(judge_stats(prompts, seed=0)),
+            "coin_flip_kept_rate": coin_flip_kept_rate(5)}  # fmt: skip
+    write_summary(store if is_in_use else own, "judge", summary, more)
+    return store
+
+
+def failure(row_id: str, *, status: str = "failed", reason: str = "judge: missing_verdicts", **fields) -> dict:
+    """A FAILURES record."""
+    return {"id": row_id, "source": "made-up", "status": status, "reason": reason, "detail": f"{reason}: 3 of 10",
+            "messages": user("Why not?"), "proposals": [], **fields}  # fmt: skip
+
+
+def put(store: Store, folder: str, schema: pa.Schema, records: Sequence[dict], *, facts: Mapping | None = None) -> None:
+    """Publish a folder."""
+    epoch = commit.take_epoch(store, commit.owner_record())
+    table = pa.Table.from_pylist(list(records), schema=schema)
+    publish.publish(store, epoch, folder, [table], schema, 50_000, facts=facts or {})
