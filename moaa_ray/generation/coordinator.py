@@ -71,12 +71,20 @@ class Coordinator:
     """All methods are async so that Ray runs them on one loop; none blocks."""
 
     def __init__(
-        self, blocks: list[WorkBlock], *, pool_names: list[str], num_credits: int, block_rows: int, max_failed: int
+        self,
+        blocks: list[WorkBlock],
+        *,
+        pool_names: list[str],
+        num_credits: int,
+        block_rows: int,
+        max_failed: int,
+        stage: str,
     ):
         self._admission = Admission(blocks, num_credits=num_credits, block_rows=block_rows)
         self._changed = asyncio.Condition()
         self._pools = {name: PoolState(last_row_at=time.monotonic()) for name in pool_names}
         self._max_failed = max_failed
+        self._stage = stage
         self._statuses: Counter = Counter()
         self._reasons: Counter = Counter()
         self._max_in_line = 0
@@ -103,7 +111,7 @@ class Coordinator:
                 common = "; ".join(f"{reason} ({n})" for reason, n in self._reasons.most_common(3))
                 self._stop(
                     f"{self._statuses['failed']} rows have failed, more than the {self._max_failed} that "
-                    f"generate.max_failed_fraction allows; the commonest reasons: {common}"
+                    f"{self._stage}.max_failed_fraction allows; the commonest reasons: {common}"
                 )
             self._changed.notify_all()
 

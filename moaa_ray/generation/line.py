@@ -65,6 +65,7 @@ def start_coordinator(line: Line, blocks: Sequence[WorkBlock]):
         num_credits=line.num_credits,
         block_rows=line.block_rows,
         max_failed=line.max_failed,
+        stage=line.work.stage,
     )
 
 

@@ -62,6 +62,7 @@ def judge(
     in_use = judge_in_use(loaded.recipe)
     name = name or in_use
     store = open_store(loaded.run_dir)
+    join_run(store, loaded)
     manifest = _candidates_manifest(store)
     own = open_store(judge_folder(loaded.run_dir, name))
     facts = {**manifest.facts, "judge": name}

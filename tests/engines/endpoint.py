@@ -6,7 +6,7 @@ It answers with the text of the fake engine, so the right answer of every reques
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -27,6 +27,8 @@ class Endpoint:
     """
 
     troubles: list[str] = field(default_factory=list)
+    reply: Callable[[tuple[Message, ...]], str] | None = None
+    """What it says to these messages, instead of the fake engine's text."""
     latency_s: float = 0.0
     window: int = 512
     models: tuple[str, ...] = ("fake",)
@@ -104,6 +106,9 @@ class Endpoint:
             ),
             seed=body["seed"],
         )
+        if self.reply is not None:
+            usage = {"prompt_tokens": self._fake.count_tokens(asked.messages), "completion_tokens": 1}
+            return _chat_completion(self.reply(asked.messages), finish_reason="stop", usage=usage)
         if self._fake.count_tokens(asked.messages) + body["max_tokens"] > self.window:
             return _error(400, f"This model's maximum context length is {self.window} tokens")
         try:
