@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from moaa_ray.data.filtering import Filter
 from moaa_ray.errors import ConfigError
 from moaa_ray.judge_line import judge_in_use
 from moaa_ray.loading import (
@@ -90,6 +91,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Views:
     preference = load_preference(path, overrides)
     stages = preference.recipe.run.stages
     _check_stages(preference)
+    Filter(preference.recipe.filters, base_dir=str(preference.base_dir))  # raises where an evaluation file is missing
     return Views(
         preference=preference,
         generation=load_recipe(path, overrides) if "generate" in stages else None,

@@ -35,6 +35,7 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Cons
     StageError when the run stopped short: what was finished stays committed for the next start.
     """
     began = time.monotonic()
+    Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))  # raises where an evaluation file is missing
     store = open_store(loaded.run_dir)
     is_mixed = open_run(store, loaded, prompt_versions=prompt_versions(), allow_changes=allow_changes)
     epoch = begin_stage(store, STAGE)

@@ -20,6 +20,7 @@ from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.judge_stats import JudgeStats, coin_flip_kept_rate, judge_stats
 from moaa_ray.core.judged import JudgeWork
 from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.filtering import Filter
 from moaa_ray.data.schema_check import check_schema
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError
@@ -61,6 +62,7 @@ def judge(
     loaded = with_run_models(loaded)
     in_use = judge_in_use(loaded.recipe)
     name = name or in_use
+    Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))  # raises where an evaluation file is missing
     store = open_store(loaded.run_dir)
     join_run(store, loaded)
     manifest = _candidates_manifest(store)

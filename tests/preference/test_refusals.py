@@ -1,0 +1,144 @@
+"""What sampling, judging and the whole run refuse before anything starts, and what the message says."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.store import open_store
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import load_preference, load_recipe, load_training
+from moaa_ray.pipeline import load_run
+from moaa_ray.preference.judge import judge
+from moaa_ray.preference.sample import sample
+from moaa_ray.tiny import make_tiny_model
+from moaa_ray.training_stage.stage import train_stage
+
+RECIPE = """
+name: refused
+run_dir: {folder}/run
+prompts: {{sources: [{{path: prompts.jsonl}}]}}
+models:
+  a: {{engine: fake}}
+  student: {{engine: vllm, model: {student}}}
+mixture: {{layers: [{{proposers: [{{model: a}}]}}], aggregator: {{model: a}}}}
+student: {{model: tiny}}
+judges:
+  one: {{kind: llm, model: a}}
+"""
+
+
+def write(folder: Path, *, student: str = "RUN/models/sft", more: str = "") -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=folder, student=student) + more, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    pytest.importorskip("torch")
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+def test_sampling_needs_the_model_that_sft_leaves(tmp_path):
+    with pytest.raises(ConfigError, match="no model there to sample from; run `moaa train sft` first"):
+        sample(load_preference(write(tmp_path)))
+
+
+def test_a_student_without_a_chat_template_is_refused(tmp_path, tiny):
+    folder = tmp_path / "run" / "models" / "sft"
+    folder.mkdir(parents=True)
+    for file in tiny.iterdir():
+        if file.name == "tokenizer_config.json":
+            config = json.loads(file.read_text())
+            config.pop("chat_template", None)
+            (folder / file.name).write_text(json.dumps(config))
+        elif file.name != "chat_template.jinja":
+            (folder / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match="has no chat template; take the instruction-tuned version, or set"):
+        sample(load_preference(write(tmp_path)))
+
+
+def test_judging_needs_candidates_and_a_judge(tmp_path):
+    with pytest.raises(ConfigError, match="no candidates there; run `moaa sample` first"):
+        judge(load_preference(write(tmp_path)))
+    two = write(tmp_path, more="  other: {kind: llm, model: a}\n")
+    with pytest.raises(ConfigError, match=r"judge.use = '': the recipe's judges are one, other"):
+        judge(load_preference(two))
+
+
+def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
+    pytest.importorskip("torch")
+    path = write(tmp_path, more=f"dpo: {{student: {tiny}}}\n")
+    path.write_text(path.read_text().replace("student: {model: tiny}", f"student: {{model: {tiny}}}"))
+    store = open_store(str(tmp_path / "run"))
+    row = {
+        "id": "r1",
+        "prompt": [{"role": "user", "content": "Hi?"}],
+        "chosen": [{"role": "assistant", "content": "Yes."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    }
+    table = pa.Table.from_pylist([row], schema=schemas.PAIRS)
+    epoch = commit.take_epoch(store, {})
+    publish.publish(store, epoch, "pairs", [table], schemas.PAIRS, 10, facts={"student": "files:0123456789abcdef"})
+    with pytest.raises(ConfigError, match=r"sampled from another model than .*tiny, so dpo would not be on-policy"):
+        train_stage(load_training(path), "dpo")
+
+
+def test_a_recipe_does_not_train_on_its_evaluation_prompts(tmp_path):
+    path = write(tmp_path, more="filters: {decontaminate: [./prompts.jsonl]}\n")
+    with pytest.raises(ConfigError, match=r"prompts.sources.0.path = 'prompts.jsonl' is also an evaluation file"):
+        load_recipe(path)
+
+
+def test_an_evaluation_file_that_is_not_there_stops_the_run_before_it_begins(tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi?"}\n', encoding="utf-8")
+    path = write(tmp_path, more="filters: {decontaminate: [mt_bench.jsonl]}\n")
+    with pytest.raises(ConfigError, match=r"mt_bench\.jsonl"):
+        load_run(path)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("{stages: [sft, generate]}", "each at most once and in the order generate, sft, sample, judge, dpo"),
+        ("{stages: [generate, sft], rounds: 2}", "a further round needs all of sample, judge, dpo"),
+        ("{iterations: 2}", "iterations = 2 with improves = ''"),
+        ("{iterations: 2, improves: a}", "can only take the place of a model with weights of its own"),
+    ],
+)
+def test_a_whole_run_is_checked_before_its_first_stage(tmp_path, run, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run(write(tmp_path, more=f"run: {run}\n"))
+
+
+def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(tmp_path):
+    load_run(write(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("judges", "message"),
+    [
+        ("  two: {kind: llm, model: b}\n", "judges.two.model = 'b': no such model under `models`"),
+        ("  two: {kind: jury, members: [{model: a}, {model: a}]}\n", "two members of one judge are called 'a'"),
+        (
+            "  two: {kind: mixture, proposers: [{model: a}], aggregator: {model: a}, criteria_by: c}\n",
+            "criteria_by = 'c' is none of a, a",
+        ),
+        ("  two: {kind: dice}\n", "judges.two"),
+    ],
+)
+def test_judges_are_checked_with_the_recipe(tmp_path, judges, message):
+    with pytest.raises(ConfigError, match=message):
+        load_preference(write(tmp_path, more=judges))
+
+
+def test_parquet_of_the_judge_stage_can_be_read_as_plain_tables(tmp_path):
+    """The schemas nest lists of structs; what is written must read back equal."""
+    record = {"id": "r1", "scores": [0.5, None], "judgments": [{"first": 0, "second": 1, "judge": "j", "verdict": ""}]}
+    table = pa.Table.from_pylist([record], schema=schemas.JUDGMENTS)
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet").equals(table)
