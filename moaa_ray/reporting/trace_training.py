@@ -16,6 +16,7 @@ from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data.manifest import Manifest, parse_manifest
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UNITS_MANIFEST
+from moaa_ray.loading import RUN
 from moaa_ray.reporting.layout import Layout
 from moaa_ray.reporting.lookup import find_failure, find_row
 
@@ -190,8 +191,8 @@ def _numbers(store: Store, stage: str, name: str, manifest: Manifest, row_id: st
     for shard in manifest.shards:
         starts.append((first, shard.name))
         first += shard.rows
-    own = find_row(store, OWN_DATA[stage], row_id)
-    if own is not None and manifest.facts.get("path") == f"{store.uri}/{OWN_DATA[stage]}":
+    own, folder = find_row(store, OWN_DATA[stage], row_id), OWN_DATA[stage]
+    if own is not None and manifest.facts.get("path") in (f"{store.uri}/{folder}", f"{RUN}{folder}"):
         before = [start for start in starts if int(start[1].split(".")[0]) <= own.number]
         starts = [*before[-1:], *(start for start in starts if start not in before[-1:])]
     for first, file in starts:

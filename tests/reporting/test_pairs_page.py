@@ -1,6 +1,7 @@
 """The page of pairs: what it says, that it is sound HTML, and that nothing a model wrote gets out of its box."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -216,3 +217,21 @@ def test_a_long_text_is_folded_between_words_and_a_huge_one_is_cut():
     assert text_parts("short", 100) == ("short", "", 0)
     assert text_parts("x" * (MOST_CHARS + 5), 100)[2] == 5
     assert text_parts("line\n" * 60, 700)[0].count("\n") < 20
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(scheme):
+    colours = dict(re.findall(r"--(\w+): (#\w+)", STYLE.split("@media (prefers-color-scheme: dark)")[scheme]))
+    pairs = [(ink, paper) for ink in ("ink", "soft", "win", "loss", "mark") for paper in ("paper", "card")]
+    pairs += [("win", "winback"), ("loss", "lossback"), ("tie", "tieback"), ("tie", "paper"), ("paper", "win")]
+    for ink, paper in [*pairs, ("ink", "lossback"), ("ink", "tieback")]:
+        bright, dark = sorted((luminance(colours[ink]), luminance(colours[paper])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (ink, paper)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2.2 of #rgb or #rrggbb."""
+    digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
