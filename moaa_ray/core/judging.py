@@ -197,8 +197,10 @@ class DecidePass(PairPass):
 
         prompt = build(given)
         limit = room.window - self.sampling.max_tokens
-        if not given or not room.window or room.count_tokens(prompt) <= limit:
+        if not given:
             return checked_fit(prompt, room, self.sampling), ()
+        if not room.window or room.count_tokens(prompt) <= limit:
+            return prompt, ()
         try:
             fitted, _ = fit_proposals(
                 given,

@@ -317,6 +317,19 @@ def test_a_decision_that_does_not_fit_is_asked_with_shorter_assessments_and_mark
     )
 
 
+def test_a_prompt_that_fits_is_counted_once():
+    """Counting is the engine's tokenizer at work, which takes longer than all else here."""
+    counted = []
+
+    def count(messages) -> int:
+        counted.append(messages)
+        return count_words(messages)
+
+    wide = Room(window=10_000, count_tokens=count)
+    judged = judge_row(line_of(mixture()), candidates(*FIVE), better(len), room=wide)
+    assert len(counted) == len(judged.all_requests) == 90
+
+
 def test_what_engines_say_of_a_request_becomes_a_flag_of_the_row():
     def answer(request):
         return replace(better(len)(request), flags=(*request.flags, "role_tokens_plain"))
