@@ -52,6 +52,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     flags: tuple[str, ...] = ()  # what was done to the request, e.g. "role_tokens_broken"
+    cached_tokens: int = 0  # of prompt_tokens, those that the engine had read before; counted, not kept with the row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ from moaa_ray.errors import ConfigError, StageError
 CLEANER = "moaa clean"
 _STAGED = "work/publish/"
 _ADOPTED = re.compile(r"work/[a-z0-9_-]+/adopted/\d+\.json")
+_BLOCK = re.compile(r"work/[^/]+/\d+\.\d+/e\d+/[^/]+\.parquet")
+"""Committed rows; other Parquet files under work/ are a training stage\'s units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def _needed(store: Store) -> Set[str]:
 def _spare(store: Store, needed: Set[str]) -> list[str]:
     """Blocks and lists of blocks that are not needed, of every stage."""
     paths = [path for stage in _stages(store) for path in store.list(f"work/{stage}")]
-    return [path for path in paths if path not in needed and (path.endswith(".parquet") or _ADOPTED.fullmatch(path))]
+    return [path for path in paths if path not in needed and (_BLOCK.fullmatch(path) or _ADOPTED.fullmatch(path))]
 
 
 def _cleaning(store: Store, needed: Set[str], *, is_done: bool) -> Cleaning:

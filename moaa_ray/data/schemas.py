@@ -189,7 +189,7 @@ def answer_record(answer: Answer) -> Record:
         failed = {"error_reason": answer.reason, "error_detail": answer.detail, "retryable": answer.retryable}
         return {**dict.fromkeys(ANSWER.names), **failed}
     known = {**vars(answer), "flags": list(answer.flags)}
-    return {**dict.fromkeys(ANSWER.names), **known}
+    return {name: known.get(name) for name in ANSWER.names}
 
 
 def answer_from(record: Record) -> Answer:

@@ -144,6 +144,7 @@ class VllmEngine:
             finish_reason=done.finish_reason or "unknown",
             prompt_tokens=len(prompt),
             completion_tokens=len(done.token_ids),
+            cached_tokens=final.num_cached_tokens or 0,
             flags=("role_tokens_plain",) if made_plain else (),
         )
 

@@ -189,8 +189,7 @@ class EngineHost:
         if isinstance(answer, Completion):
             self._deaths_in_a_row = 0
             self._latencies_s.append(latency_s)
-            self._stats.prompt_tokens += answer.prompt_tokens
-            self._stats.completion_tokens += answer.completion_tokens
+            self._stats.add_tokens(answer)
         else:
             self._stats.failures[answer.reason] += 1
 

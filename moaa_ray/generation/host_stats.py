@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from moaa_ray.types import Completion
+
 
 @dataclass
 class HostStats:
@@ -10,6 +12,7 @@ class HostStats:
 
     calls: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     failures: Counter = field(default_factory=Counter)
     busy_s: float = 0.0
@@ -18,3 +21,9 @@ class HostStats:
     deaths: int = 0
     open_requests: int = 0
     state: str = "waiting"
+
+    def add_tokens(self, answer: Completion) -> None:
+        """Count what one completion has read and written."""
+        self.prompt_tokens += answer.prompt_tokens
+        self.cached_tokens += answer.cached_tokens
+        self.completion_tokens += answer.completion_tokens

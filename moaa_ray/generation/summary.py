@@ -23,6 +23,8 @@ class PoolSummary:
     deaths: int
     failures: Mapping[str, int]
     busy_s: float = 0.0
+    cached_tokens: int = 0
+    """Of prompt_tokens, those that the engine had read before for another request."""
     cost_usd: float | None = None
     """GPU-seconds of engines starting or up, or tokens, at the recipe's price; None: no price there."""
 
@@ -87,6 +89,7 @@ def pool_summary(
         name=pool.name,
         calls=sum(s.calls for s in stats),
         prompt_tokens=prompt_tokens,
+        cached_tokens=sum(s.cached_tokens for s in stats),
         completion_tokens=tokens,
         tokens_per_s=tokens / max(1e-9, sum(s.busy_s for s in stats)),
         busy_s=sum(s.busy_s for s in stats),

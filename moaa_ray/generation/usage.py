@@ -40,6 +40,7 @@ def _sum(pools: list[PoolSummary]) -> PoolSummary:
         name=pools[0].name,
         calls=sum(pool.calls for pool in pools),
         prompt_tokens=sum(pool.prompt_tokens for pool in pools),
+        cached_tokens=sum(pool.cached_tokens for pool in pools),
         completion_tokens=tokens,
         busy_s=busy_s,
         tokens_per_s=tokens / max(1e-9, busy_s),

@@ -31,6 +31,10 @@ def render_judge(summary: JudgeSummary) -> str:
     if summary.coin_flip_kept_rate:
         chance = f"a judge that tosses a coin would keep {summary.coin_flip_kept_rate:.1%}"
         lines.append(f"  {'kept':<16} {_percent(stats.kept_rate)} of the prompts; {chance}")
+    usage = summary.rows.usage
+    if cached := sum(pool.cached_tokens for pool in usage):
+        part = cached / sum(pool.prompt_tokens for pool in usage)
+        lines.append(f"  {'prefix cache':<16} {part:6.1%} of the prompt tokens had been read before")
     lines.append(f"  data: {summary.rows.run_dir}")
     return "\n".join(lines)
 

@@ -124,6 +124,16 @@ def test_a_driver_that_comes_between_loses_nothing(store, monkeypatch):
     assert newest(store) == before
 
 
+def test_the_units_of_a_training_stage_stay(store):
+    """They lie under work/ too, and a training that goes on reads them."""
+    finished(store)
+    for path in ("work/sft/units/0a1b/index.parquet", "work/sft/units/0a1b/00000.safetensors"):
+        store.put(path, b"units")
+    clean_run(store)
+    assert store.exists("work/sft/units/0a1b/index.parquet")
+    assert store.exists("work/sft/units/0a1b/00000.safetensors")
+
+
 def test_a_folder_without_a_run_is_refused(store):
     for force in (False, True):
         with pytest.raises(ConfigError, match=r"no run.json there"):
