@@ -46,7 +46,8 @@ class JudgeSummary:
     judge: str
     rows: Summary
     pairs: PairsSummary
-    stats: JudgeStats
+    stats: Mapping[str, JudgeStats]
+    """By model that gives verdicts; several where a jury votes. A pointwise judge has one entry, without a name."""
     coin_flip_kept_rate: float
     """The part of prompts that a judge who tosses a coin for every question would have kept by the same rules."""
 
@@ -72,8 +73,8 @@ def judge(
     summary = judge_rows(loaded, name, own, rows, facts=facts, restart=restart, console=console)
     reading = judge_reading(loaded.recipe, name, own)
     pairs, judged = publish_pairs(store, own, loaded, reading, facts=facts, is_in_use=name == in_use)
-    stats = judge_stats(judged, seed=loaded.recipe.seed)
-    most = max((len(prompt.scores) for prompt in judged), default=2)
+    stats = {name: judge_stats(prompts, seed=loaded.recipe.seed) for name, prompts in judged.items()}
+    most = max((len(prompt.scores) for prompts in judged.values() for prompt in prompts), default=2)
     chance = coin_flip_kept_rate(most, min_margin=loaded.recipe.judge.min_margin) if reading.rounds else 0.0
     whole = JudgeSummary(judge=name, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
     results.write_summary(own if name != in_use else store, STAGE, summary, _facts(whole))
@@ -183,6 +184,6 @@ def _facts(summary: JudgeSummary) -> dict[str, Any]:
     return {
         "judge": summary.judge,
         "pairs": asdict(summary.pairs),
-        "judge_stats": asdict(summary.stats),
+        "judge_stats": {name: asdict(stats) for name, stats in summary.stats.items()},
         "coin_flip_kept_rate": summary.coin_flip_kept_rate,
     }

@@ -1,9 +1,10 @@
 """Pairs out of judgments: the best and the worst candidate of every prompt, where the recipe's rules keep them."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ from moaa_ray.run_record import join_run, set_stage
 from moaa_ray.types import Message
 
 STAGE = "judge"
+_ROUND = re.compile(r"\.r\d+$")
+"""The end of a pass's name in a knockout: one model decides in all rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class _Collector:
         self._config = loaded.recipe.judge
         self._filters = Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))
         self._reading = reading
-        self.judged: list[JudgedPrompt] = []
+        self.num_judged = 0
+        self.judged: dict[str, list[JudgedPrompt]] = {}
         self.failures: list[schemas.Record] = []
         self.dropped: Counter[str] = Counter()
         self.margins: list[float] = []
@@ -58,7 +62,7 @@ class _Collector:
     def summary(self) -> PairsSummary:
         num = len(self.margins)
         return PairsSummary(
-            num_judged=len(self.judged),
+            num_judged=self.num_judged,
             num_pairs=num,
             dropped=dict(self.dropped.most_common()),
             mean_margin=sum(self.margins) / max(1, num),
@@ -79,7 +83,9 @@ class _Collector:
         if isinstance(choice, Choice):
             reason = self._filtered(record, choice)
             choice = reason or choice
-        self.judged.append(_judged_prompt(record, ranking, is_kept=isinstance(choice, Choice)))
+        self.num_judged += 1
+        for name, prompt in _judged_prompt(record, ranking, is_kept=isinstance(choice, Choice)).items():
+            self.judged.setdefault(name, []).append(prompt)
         if isinstance(choice, str):
             self.dropped[choice] += 1
             self.failures.append(_dropped(record, choice))
@@ -105,11 +111,11 @@ def publish_pairs(
     *,
     facts: Mapping[str, Any],
     is_in_use: bool,
-) -> tuple[PairsSummary, list[JudgedPrompt]]:
+) -> tuple[PairsSummary, dict[str, list[JudgedPrompt]]]:
     """Publish pairs/ from the judgments of a judge's directory, and write down the prompts that are in none.
 
     They go into the run's directory (failures/judge.parquet) where the judge is the one in use, else into the judge's
-    own (failures/pairs.parquet).
+    own (failures/pairs.parquet). Also returns the prompts as each of the judge's deciding models has judged them.
     """
     to = store if is_in_use else judgments
     join_run(to, loaded)
@@ -126,19 +132,21 @@ def publish_pairs(
     return collector.summary(), collector.judged
 
 
-def _judged_prompt(record: schemas.Record, ranking: Ranking, *, is_kept: bool) -> JudgedPrompt:
+def _judged_prompt(record: schemas.Record, ranking: Ranking, *, is_kept: bool) -> dict[str, JudgedPrompt]:
+    """The prompt as each model that gives verdicts has judged it; a pointwise judge has none, and stands alone."""
     by_judge: dict[str, list[Verdict]] = {}
     for one in record["judgments"]:
         verdict = Verdict(first=one["first"], second=one["second"], winner=one["verdict"] or None)
-        by_judge.setdefault(one["judge"], []).append(verdict)
-    return JudgedPrompt(
-        verdicts=tuple(next(iter(by_judge.values()), ())),
+        by_judge.setdefault(_ROUND.sub("", one["judge"]), []).append(verdict)
+    whole = JudgedPrompt(
+        verdicts=(),
         scores=ranking.scores,
         lengths=tuple(len(one["completion"]) for one in record["candidates"]),
         top_tie=ranking.top_tie,
         bottom_tie=ranking.bottom_tie,
         is_kept=is_kept,
     )
+    return {name: replace(whole, verdicts=tuple(verdicts)) for name, verdicts in by_judge.items()} or {"": whole}
 
 
 def _pair_record(record: schemas.Record, choice: Choice) -> schemas.Record:

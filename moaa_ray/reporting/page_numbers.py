@@ -23,7 +23,7 @@ def headline(stage: Mapping[str, Any]) -> str:
 
 def facts(stage: Mapping[str, Any]) -> list[Fact]:
     """What the judge did, from the judge stage of summary.json."""
-    stats, pairs = stage["judge_stats"], stage["pairs"]
+    stats, pairs = main_stats(stage), stage["pairs"]
     chance = stage.get("coin_flip_kept_rate") or 0.0
     kept = f"a judge that tosses a coin keeps {chance:.1%}" if chance else "of the judged prompts gave a pair"
     found = [
@@ -51,6 +51,17 @@ def facts(stage: Mapping[str, Any]) -> list[Fact]:
     return found
 
 
+def main_stats(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The habits of the model that decides; of a jury its first member's, beside a table of all."""
+    return next(iter(stage["judge_stats"].values()))
+
+
+def _member_rows(members: Mapping[str, Mapping[str, Any]]) -> list[Sequence[str]]:
+    fields = ("first_rate", "disagreement_rate", "cycle_rate", "parse_failure_rate")
+    rows = [[name, *(_percent(stats[field]) for field in fields)] for name, stats in members.items()]
+    return [["", "said A", "orders disagree", "cycles", "no verdict"], *rows]
+
+
 def tables(stage: Mapping[str, Any]) -> list[tuple[str, list[Sequence[str]]]]:
     """Tables with their titles, each below a row of column names; those that are not empty."""
     counts = (
@@ -63,6 +74,8 @@ def tables(stage: Mapping[str, Any]) -> list[tuple[str, list[Sequence[str]]]]:
         for title, known in counts
         if any(known.values())
     ]
+    if len(stage["judge_stats"]) > 1:
+        found.append(("The members of the jury", _member_rows(stage["judge_stats"])))
     found.append(("What decided the places", _tie_rows(stage)))
     pools = _pool_rows(stage)
     return [*found, ("What it cost, in the session that ended the stage", pools)] if pools else found
@@ -84,7 +97,7 @@ def order_parts(stats: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def _tie_rows(stage: Mapping[str, Any]) -> list[Sequence[str]]:
     """What decided the first and the last place, in prompts, below a row of titles."""
-    ties = [stage["judge_stats"][place] for place in ("top_ties", "bottom_ties")]
+    ties = [main_stats(stage)[place] for place in ("top_ties", "bottom_ties")]
     kinds = ("score", "head_to_head", "sonneborn_berger", "coin")
     names = ("the score", "head-to-head among equal scores", "Sonneborn-Berger among equal scores", "a coin")
     rows = [[name, *(f"{place[f'num_{kind}']:,}" for place in ties)] for kind, name in zip(kinds, names, strict=True)]

@@ -62,7 +62,7 @@ def render_page(files: JudgeFiles, *, run_name: str, num_rows: int) -> tuple[str
         headline=page_numbers.headline(stage),
         facts=page_numbers.facts(stage),
         tables=page_numbers.tables(stage),
-        pictures=_pictures(stage["judge_stats"], pairs),
+        pictures=_pictures(page_numbers.main_stats(stage), pairs),
         cards=cards,
         num_all=len(pairs) + len(others),
         shown=about + f"of {len(others):,} prompts without a pair, some for every reason.",
