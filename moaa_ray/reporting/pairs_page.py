@@ -4,7 +4,7 @@ Whatever models or users wrote is data: it is escaped and made visible where the
 own policy lets a browser load and run nothing but what is in it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -109,7 +109,7 @@ def _outcome(each: Meeting) -> str:
     return "a verdict is missing" if each.result is None else told[each.result]
 
 
-def _pictures(stats: dict[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
+def _pictures(stats: Mapping[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
     lengths = [(pair.chosen_chars, pair.rejected_chars) for pair in spread(pairs, _MOST_DOTS)]
     dots = f" ({len(lengths)} of the pairs)" if len(lengths) < len(pairs) else ""
     drawn = [

@@ -128,7 +128,8 @@ def write_run(
                        cost_usd=0.05)  # fmt: skip
     summary = Summary(run_dir=own.uri, num_prompts=len(records) + len(failed), statuses=statuses, dropped={},
                       failures={}, flags={}, pools=[pool])  # fmt: skip
-    more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": {"decide": asdict(judge_stats(prompts, seed=0))},
+    stats = {name: asdict(judge_stats(of, seed=0)) for name, of in prompts.items()}
+    more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": stats,
             "coin_flip_kept_rate": coin_flip_kept_rate(5)}  # fmt: skip
     write_summary(store if is_in_use else own, "judge", summary, more)
     return store
