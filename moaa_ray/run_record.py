@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def read_run(store: Store) -> dict:
         raise ConfigError(f"{store.uri}: no {_RUN} there; it is no run directory of moaa_ray") from None
     except ValueError as error:
         raise ConfigError(f"{store.uri}/{_RUN}: not JSON ({error}); restore it, or give another run_dir") from error
+
+
+def digest_of_run(store: Store) -> str:
+    """A hash of everything that made the rows of generate: recipe, prompts' wording, model files, changes."""
+    record = read_run(store)
+    made_with = json.dumps([record["fingerprint"], record["changes"]], sort_keys=True)
+    return sha256(made_with.encode()).hexdigest()[:16]
 
 
 def set_stage(store: Store, stage: str, **facts) -> None:

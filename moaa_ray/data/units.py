@@ -142,8 +142,11 @@ def prompt_id(prompt: Sequence[Message]) -> str:
 
 
 def is_validation(row_id: str, fraction: float) -> bool:
-    """Whether rows of this id are validated on; the same in every run, stage and dataset."""
-    return seed_for(0, "validation", row_id) / 2**53 < fraction
+    """Whether rows of this id are validated on; the same in every run, stage and dataset.
+
+    What follows a # tells several answers to one prompt apart (combined baselines): they stay together.
+    """
+    return seed_for(0, "validation", row_id.split("#")[0]) / 2**53 < fraction
 
 
 def _in_two(

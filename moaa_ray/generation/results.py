@@ -78,6 +78,7 @@ def publish_rows(
         usage=total_usage(run.store, run.work.stage),
         rows_done_now=run.rows_done,
         rows_redone=run.rows_redone,
+        planned=run.planned,
         max_blocks_in_line=run.max_blocks_in_line,
     )
     return summary, failures

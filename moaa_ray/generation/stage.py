@@ -25,7 +25,7 @@ from moaa_ray.generation.summary import Summary, render
 from moaa_ray.generation.todo import Prompts
 from moaa_ray.loading import LoadedRecipe
 from moaa_ray.mixture_line import STAGE, mixture_passes, plan_input, prompt_versions
-from moaa_ray.run_record import open_run, set_stage
+from moaa_ray.run_record import digest_of_run, open_run, set_stage
 
 
 def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Console | None = None) -> Summary:
@@ -105,6 +105,7 @@ def _publish(loaded: LoadedRecipe, run: StageRun) -> Summary:
         schemas.SFT,
         usable=usable,
         held=lambda row: (*row.proposals, *turn_proposals(row, passes)),
+        facts={"made_with": digest_of_run(run.store)},
     )
     results.write_failures(run.store, STAGE, failures)
     return summary

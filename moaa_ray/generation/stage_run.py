@@ -19,7 +19,7 @@ from moaa_ray.generation.line import Line, Pool, start_coordinator
 from moaa_ray.generation.placing import line_pools, ray_cluster
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
-from moaa_ray.generation.summary import PoolSummary, pool_summary
+from moaa_ray.generation.summary import Planned, PoolSummary, pool_summary
 from moaa_ray.generation.todo import Prompts, Step
 from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
@@ -43,6 +43,8 @@ class StageRun:
     rows_redone: int = 0
     max_blocks_in_line: int = 0
     num_phases_begun: int = 0
+    planned: Planned | None = None
+    """What the planner expected of this start; None where nothing was left to do."""
     failed_now: set[str] = field(default_factory=set)
 
     @property
@@ -78,6 +80,12 @@ def run_stage(run: StageRun) -> None:
         cluster = ray_cluster(run.plan.cpu_slots, is_local=is_local)
         num_turns = 1 + max(prompts.later_turns, default=0)
         plan = plan_stage(run.plan, cluster, len(_next_steps(run)), mean_turns, num_turns=num_turns)
+        run.planned = Planned(
+            seconds=plan.line.makespan_s,
+            tokens=round(sum(plan.pool_tokens.values())),
+            gpu_hours=plan.gpu_hours,
+            cost_usd=plan.cost_usd,
+        )
         for turn in range(num_turns) if len(plan.phases) > 1 else [None]:
             for index, phase in enumerate(plan.phases):
                 part = "" if len(plan.phases) == 1 else f" phase {index + 1}/{len(plan.phases)}"

@@ -30,6 +30,16 @@ class PoolSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What the planner expected of a start, to be compared with what happened."""
+
+    seconds: float
+    tokens: int
+    gpu_hours: float
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """The generate stage: every prompt accounted for, and what this session did."""
 
@@ -46,6 +56,8 @@ class Summary:
     """In this session."""
     usage: Sequence[PoolSummary] = field(default_factory=list)
     """Over all sessions, killed ones included."""
+    planned: Planned | None = None
+    """For this session; None where nothing was left to do."""
     seconds: float = 0.0
     rows_done_now: int = 0
     rows_redone: int = 0
@@ -112,6 +124,12 @@ def render(summary: Summary) -> str:
             lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
     if summary.cost_usd is not None:
         lines.append(f"  cost: {summary.cost_usd:,.2f} USD for the engines, at the recipe's prices")
+    if summary.planned is not None and summary.rows_done_now:
+        tokens = sum(pool.prompt_tokens + pool.completion_tokens for pool in summary.pools)
+        lines.append(
+            f"  planned: {duration(summary.planned.seconds)} and {summary.planned.tokens:,} tokens; "
+            f"took {duration(summary.seconds)} and {tokens:,}"
+        )
     if shown := summary.usage or summary.pools:
         lines += _pool_table(shown)
     return "\n".join(lines)
