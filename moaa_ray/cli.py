@@ -18,6 +18,7 @@ from moaa_ray.errors import ConfigError, MoaaError
 if TYPE_CHECKING:
     from moaa_ray.generation.summary import Summary
     from moaa_ray.loading import LoadedRecipe
+    from moaa_ray.pipeline import Views
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,13 +75,8 @@ def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
     Which stages says run.stages; run.rounds repeats sample, judge and dpo from the tuned model.
     """
     from moaa_ray.pipeline import load_run
-    from moaa_ray.pipeline import run as run_all
-    from moaa_ray.pipeline_text import Announcer, render_run
 
-    views = load_run(recipe, overrides or [])
-    with _quiet(views.preference.recipe.name) as console:
-        done = run_all(views, console=console, begin=Announcer(console))
-    typer.echo(render_run(done, views.run_dir))
+    typer.echo(_run(load_run(recipe, overrides or [])))
 
 
 @app.command()
@@ -155,15 +151,14 @@ def judge(
 
 @app.command()
 def demo(overrides: Overrides = None) -> None:
-    """Make four tiny models and run three proposers and an aggregator on this machine's CPUs, on real vLLM."""
+    """Make five tiny models and run the whole of it with them on this machine's CPUs: real vLLM, real training."""
     from moaa_ray.demo import prepare_demo, sample_rows
 
-    typer.echo("making four tiny models (real Hugging Face folders; they babble) ...")
-    loaded = prepare_demo(_DEMO, overrides or [])
+    typer.echo("making five tiny models (real Hugging Face folders; they babble) ...")
+    views = prepare_demo(_DEMO, overrides or [])
     typer.echo("starting Ray and four vLLM engines on the CPU; the first rows come after about a minute ...")
-    summary = _generate(loaded)
-    typer.echo(sample_rows(summary.run_dir) + "\n")
-    _show(summary)
+    text = _run(views)
+    typer.echo(sample_rows(views.run_dir) + "\n\n" + text)
 
 
 app.command("check-judge")(cli_data.check_judge)
@@ -177,6 +172,15 @@ def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summar
         from moaa_ray.generation.stage import generate as run_stage
 
         return run_stage(loaded, allow_changes=allow_changes, console=console)
+
+
+def _run(views: "Views") -> str:
+    from moaa_ray.pipeline import run as run_all
+    from moaa_ray.pipeline_text import Announcer, render_run
+
+    with _quiet(views.preference.recipe.name) as console:
+        done = run_all(views, console=console, begin=Announcer(console))
+    return render_run(done, views.run_dir)
 
 
 @contextmanager
