@@ -91,7 +91,6 @@ class Run(Config):
     judge: Annotated[JudgeConfig, Execution] = JudgeConfig()
     dpo: Annotated[DpoConfig, Execution] = DpoConfig()
 
-
     @model_validator(mode="after")
     def _no_training_on_the_test(self) -> Self:
         prompts: PromptsConfig | None = getattr(self, "prompts", None)
