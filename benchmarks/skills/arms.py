@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from benchmarks.skills import models
-from benchmarks.skills.judges import Judge
+from benchmarks.skills.judges import Judge, rule
 from benchmarks.skills.sampling import Sampler
 from benchmarks.skills.specialists import SPECIALISTS, TEMPERATURE, aggregate_prompts
 from benchmarks.skills.tasks import Question
@@ -88,12 +89,17 @@ def sft_arms(found: Proposals, judge: Judge, *, seed: int) -> dict[str, list[dic
     arms[f"SFT on Combined-{k}"] = [
         row for name in TEACHERS for row in rows_of(found.asked, found.by_teacher[name], suffix=f"/{name}")
     ]
-    chosen = [max(texts, key=lambda text: judge(q, text)) for q, texts in zip(found.asked, each, strict=True)]
-    arms[f"SFT on Best-of-{k}"] = rows_of(found.asked, chosen)
+    arms[f"SFT on Best-of-{k}"] = rows_of(found.asked, best_of(found.asked, each, judge))
+    arms[f"SFT on Best-of-{k} by the rule"] = rows_of(found.asked, best_of(found.asked, each, rule))
     arms["SFT on Self-MoA"] = rows_of(found.asked, found.self_moa)
     arms["SFT on MoA"] = rows_of(found.asked, found.moa)
     arms["SFT on right answers"] = rows_of(found.asked, [question.answer for question in found.asked])
     return arms
+
+
+def best_of(asked: Sequence[Question], each: Sequence[Sequence[str]], judge: Judge) -> list[str]:
+    """Of every question's completions the one that the judge scores highest, the first of equals."""
+    return [max(texts, key=partial(judge, question)) for question, texts in zip(asked, each, strict=True)]
 
 
 def rows_of(asked: Sequence[Question], texts: Sequence[str], suffix: str = "") -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from moaa_ray.core.seeds import seed_for
 
 Rows = Sequence[dict[str, Any]]
 MIXTURE = "SFT on MoA"
-AGAIN = "SFT on MoA, then on more MoA"
+LONGER = "SFT on MoA, as long as DPO takes"
+MORE = "SFT on MoA of DPO's prompts too"
 SELF_IMPROVED = "aggregator, SFT on MoA"
 PROPOSED = "MoA itself"
 
@@ -25,12 +26,12 @@ PROPOSED = "MoA itself"
 class Settings:
     """Sizes of one seed's run; the same for every arm."""
 
-    sft_per_skill: int = 200
-    pairs_per_skill: int = 200
+    sft_per_skill: int = 50
+    pairs_per_skill: int = 300
     """Questions that the SFT student answers for DPO, never those of SFT."""
-    sft: Recipe = field(default_factory=lambda: Recipe(stage="sft", batch=40, epochs=4))
+    sft: Recipe = field(default_factory=lambda: Recipe(stage="sft", batch=20, epochs=4))
     """Epochs are a multiple of the number of teachers: Combined-k has k times the rows and 1/k of the epochs."""
-    dpo: Recipe = field(default_factory=lambda: Recipe(stage="dpo", batch=32, epochs=2))
+    dpo: Recipe = field(default_factory=lambda: Recipe(stage="dpo", batch=32, epochs=4, beta=1.0))
     judge_error: float = 0.25
     """Share of completions that a single erring judge is wrong about."""
     spare: float = 0.1
@@ -115,7 +116,9 @@ def run_seed(
     pairs = pair_rows(folders, students[MIXTURE], more, settings, seed=seed)
     for judge, (rows, agreement) in pairs.items():
         run.train(f"DPO by {judge}", students[MIXTURE], rows, settings.dpo, right=agreement)
-    run.train(AGAIN, students[MIXTURE], arms.rows_of(more.asked, more.moa), settings.sft)
+    num_pairs = max(len(rows) for rows, _ in pairs.values())
+    for arm, rows in ((LONGER, rows_of[MIXTURE]), (MORE, arms.rows_of(more.asked, more.moa))):
+        run.train(arm, students[MIXTURE], rows, _as_long_as_dpo(rows, num_pairs, settings))
     return run.outcome
 
 
@@ -137,6 +140,12 @@ def _sft_recipe(rows: Rows, settings: Settings) -> Recipe:
     assert len(rows) == times * per_arm, f"{len(rows)} rows are no multiple of {per_arm}"
     assert settings.sft.epochs % times == 0, f"{settings.sft.epochs} epochs over {times} answers a question"
     return Recipe(stage="sft", batch=settings.sft.batch, epochs=settings.sft.epochs // times)
+
+
+def _as_long_as_dpo(rows: Rows, num_pairs: int, settings: Settings) -> Recipe:
+    """SFT in about as many steps of as many completions."""
+    batch = 2 * settings.dpo.batch
+    return Recipe(stage="sft", batch=batch, epochs=round(2 * num_pairs * settings.dpo.epochs / len(rows)))
 
 
 def pair_rows(

@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.skills import statistics
 from benchmarks.skills.arms import TEACHERS
-from benchmarks.skills.one_seed import AGAIN, MIXTURE, SELF_IMPROVED
+from benchmarks.skills.one_seed import LONGER, MIXTURE, MORE, SELF_IMPROVED
 from benchmarks.skills.specialists import SPECIALISTS
 from benchmarks.skills.tasks import Question
 
@@ -20,7 +20,8 @@ CLAIMS: tuple[tuple[str, str], ...] = (
     *((MIXTURE, f"SFT on {kind}-{_K}") for kind in ("Random", "Combined", "Best-of")),
     (MIXTURE, "SFT on Self-MoA"),
     *((_BY_MOA, f"DPO by {name}") for name in (*SPECIALISTS, "a coin")),
-    (_BY_MOA, AGAIN),
+    (_BY_MOA, LONGER),
+    (_BY_MOA, MORE),
     ("DPO by a vote of 3 erring judges", "DPO by an erring judge"),
     (SELF_IMPROVED, "aggregator"),
 )

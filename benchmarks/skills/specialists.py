@@ -29,6 +29,8 @@ _QUESTIONS = {"add": 1400}
 """Of skills that have no more; others have _MOST_QUESTIONS."""
 _MOST_QUESTIONS = 4000
 _NUM_PROPOSED = 1400
+_TURNS = 8
+"""Questions under one aggregate prompt that the aggregator is taught with; in use there is one."""
 _RATE = 3e-3
 
 
@@ -57,7 +59,7 @@ SPECIALISTS = {
     "specialist-b": Upbringing(knows=_share("sort", "next", elsewhere=0.2), steps=2000),
     "specialist-c": Upbringing(knows=_share("next", "add", elsewhere=0.2), steps=2000),
 }
-AGGREGATOR = Upbringing(knows=_share(elsewhere=0.5), steps=2500, layers=3, batch=32, aggregated=16, read=4)
+AGGREGATOR = Upbringing(knows=_share(elsewhere=0.5), steps=2400, layers=3, batch=32, aggregated=8, read=2)
 BASE = Upbringing(knows=_share(elsewhere=0.35), steps=1500)
 NAMES = (*SPECIALISTS, "aggregator", "base")
 
@@ -98,25 +100,39 @@ def _direct(reader: DocumentTokenizer, upbringing: Upbringing, seed: int) -> lis
     ]
 
 
-def _aggregated(reader: DocumentTokenizer, folders: Sequence[Path], seed: int, *, times: int = 3) -> list[Document]:
-    """Aggregate prompts with the proposal to follow; every proposal is one to another question of the same skill."""
+def _aggregated(reader: DocumentTokenizer, folders: Sequence[Path], seed: int) -> list[Document]:
+    """Aggregate prompts, each with several questions in turn and for each the proposal of whom to follow.
+
+    The proposals are some to other questions of the first one's skill. One long prompt with many short questions
+    teaches copying at a fraction of the cost of a prompt for each.
+    """
     random = Random(seed_for(seed, "mixed"))
     asked = questions("models", _NUM_PROPOSED, seed=1)
     proposals = propose(folders, asked, seed=seed)
+    follow = _most_often_right(asked, proposals)
     rows: dict[str, list[Sequence[str]]] = {skill: [] for skill in SKILLS}
-    num_right = {skill: [0.0] * len(folders) for skill in SKILLS}
     for question, texts in zip(asked, proposals, strict=True):
         rows[question.skill].append(texts)
+    documents = []
+    for question in asked:
+        mixed = [random.choice(rows[question.skill])[i] for i in range(len(folders))]
+        if not all(text.strip() for text in mixed):
+            continue
+        (prompt,) = aggregate_prompts([question], [mixed], seed=seed)
+        conversation = [*prompt, Message(role="assistant", content=mixed[follow[question.skill]])]
+        for other in random.choices(asked, k=_TURNS - 1):
+            conversation += [*other.messages, Message(role="assistant", content=mixed[follow[other.skill]])]
+        documents.append(reader.conversation(conversation))
+    return documents
+
+
+def _most_often_right(asked: Sequence[Question], proposals: Sequence[Sequence[str]]) -> dict[str, int]:
+    """By skill, the number of the model whose proposals are most often right."""
+    num_right = {question.skill: [0.0] * len(proposals[0]) for question in asked}
+    for question, texts in zip(asked, proposals, strict=True):
         for i, text in enumerate(texts):
             num_right[question.skill][i] += accuracy(question.prompt, text)
-    documents = []
-    for question in asked * times:
-        mixed = [random.choice(rows[question.skill])[i] for i in range(len(folders))]
-        (prompt,) = aggregate_prompts([question], [mixed], seed=seed)
-        trusted = mixed[num_right[question.skill].index(max(num_right[question.skill]))]
-        if trusted.strip():
-            documents.append(document(reader, prompt, trusted))
-    return documents
+    return {skill: counts.index(max(counts)) for skill, counts in num_right.items()}
 
 
 def propose(folders: Sequence[Path], asked: Sequence[Question], *, seed: int) -> list[list[str]]:
