@@ -9,6 +9,7 @@ from benchmarks.skills.specialists import aggregate_prompts
 from benchmarks.skills.tasks import Question
 from benchmarks.skills.training import Recipe, train_student
 from moaa_ray.engines.chat_tokens import ChatTokenizer
+from moaa_ray.types import Message
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from moaa_ray.engines.chat_tokens import ChatTokenizer
     ],
 )
 def test_every_skill_has_one_right_completion_and_a_common_mistake(prompt, right, mistake):
-    question = Question.of([{"role": "user", "content": prompt}])
+    question = Question.of([Message(role="user", content=prompt)])
     assert (question.prompt, question.answer, question.mistake) == (prompt, right, mistake)
     assert tasks.accuracy(prompt, f" {right}\n") == 1.0
     assert tasks.accuracy(prompt, mistake) == 0.0
@@ -29,10 +30,10 @@ def test_every_skill_has_one_right_completion_and_a_common_mistake(prompt, right
 
 def test_the_rule_judges_the_last_user_message_of_a_conversation():
     prompt = [
-        {"role": "system", "content": "next: ab"},
-        {"role": "user", "content": "sort: ba"},
-        {"role": "assistant", "content": "ab"},
-        {"role": "user", "content": "reverse: abcd"},
+        Message(role="system", content="next: ab"),
+        Message(role="user", content="sort: ba"),
+        Message(role="assistant", content="ab"),
+        Message(role="user", content="reverse: abcd"),
     ]
     assert (tasks.check(prompt, "dcba"), tasks.check(prompt, "ab")) == (1.0, 0.0)
 
@@ -56,6 +57,7 @@ def test_questions_are_different_balanced_and_the_same_for_a_seed():
     assert asked == tasks.questions("loop", 50, seed=1) != tasks.questions("loop", 50, seed=2)
 
 
+@pytest.mark.slow
 def test_a_skill_with_too_few_questions_is_an_error():
     with pytest.raises(ValueError, match="ask for fewer"):
         tasks.questions("held_out", 5000, seed=0, skills=["add"])
@@ -87,6 +89,7 @@ def test_a_folder_of_weights_is_a_few_hundred_kilobytes(folder):
     assert sum(path.stat().st_size for path in folder.iterdir()) < 350_000
 
 
+@pytest.mark.slow
 def test_what_is_sampled_depends_on_seed_row_and_sample_but_not_on_the_batch(folder):
     asked = [question.messages for question in tasks.questions("loop", 3, seed=0)]
     sampler = Sampler(*models.load(folder))
@@ -96,6 +99,7 @@ def test_what_is_sampled_depends_on_seed_row_and_sample_but_not_on_the_batch(fol
     assert len(set(together[0])) == 3
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_by_the_loop_towards_its_rows(folder, tmp_path):
     asked = tasks.questions("loop", 2, seed=0)
     rows = arms.rows_of(asked, ["x"] * len(asked))
