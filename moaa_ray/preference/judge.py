@@ -44,6 +44,8 @@ class JudgeSummary:
     """What the judge stage did: the rows, the pairs, and how the judge behaved."""
 
     judge: str
+    folder: str
+    """Where the pairs are."""
     rows: Summary
     pairs: PairsSummary
     stats: Mapping[str, JudgeStats]
@@ -76,7 +78,8 @@ def judge(
     stats = {name: judge_stats(prompts, seed=loaded.recipe.seed) for name, prompts in judged.items()}
     most = max((len(prompt.scores) for prompts in judged.values() for prompt in prompts), default=2)
     chance = coin_flip_kept_rate(most, min_margin=loaded.recipe.judge.min_margin) if reading.rounds else 0.0
-    whole = JudgeSummary(judge=name, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
+    folder = f"{(store if name == in_use else own).uri}/pairs"
+    whole = JudgeSummary(judge=name, folder=folder, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
     results.write_summary(own if name != in_use else store, STAGE, summary, _facts(whole))
     return whole
 

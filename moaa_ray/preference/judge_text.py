@@ -35,7 +35,7 @@ def render_judge(summary: JudgeSummary) -> str:
     if cached := sum(pool.cached_tokens for pool in usage):
         part = cached / sum(pool.prompt_tokens for pool in usage)
         lines.append(f"  {'prefix cache':<16} {part:6.1%} of the prompt tokens had been read before")
-    lines.append(f"  data: {summary.rows.run_dir}")
+    lines.append(f"  data: {summary.folder}   every verdict: {summary.rows.run_dir}/judgments")
     return "\n".join(lines)
 
 
