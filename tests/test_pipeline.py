@@ -1,0 +1,39 @@
+from moaa_ray.pipeline import Step, steps_of
+from moaa_ray.recipe import Run, RunConfig
+
+
+def steps(**run) -> list[Step]:
+    return list(steps_of(Run(name="r", run=RunConfig(**run)), "/r"))
+
+
+def test_a_run_is_its_stages_in_one_directory():
+    found = steps()
+    assert [step.stage for step in found] == ["generate", "sft", "sample", "judge", "dpo"]
+    assert {step.run_dir for step in found} == {"/r"}
+    assert [step.title for step in found] == ["generate", "sft", "sample", "judge", "dpo"]
+
+
+def test_only_the_stages_that_are_named_run():
+    assert [step.stage for step in steps(stages=["sample", "judge"])] == ["sample", "judge"]
+
+
+def test_every_round_samples_from_and_tunes_the_model_of_the_round_before():
+    found = [(step.stage, step.run_dir, step.round_number, step.student) for step in steps(rounds=3)[5:]]
+    second, third = "/r/rounds/2", "/r/rounds/3"
+    assert found == [
+        *((stage, second, 2, "/r/models/dpo") for stage in ("sample", "judge", "dpo")),
+        *((stage, third, 3, f"{second}/models/dpo") for stage in ("sample", "judge", "dpo")),
+    ]
+    assert {step.prompts_from for step in steps(rounds=3)[5:]} == {"/r"}
+    assert steps(rounds=2)[5].title == "sample, round 2"
+
+
+def test_an_iteration_is_the_whole_again_with_the_last_tuned_model_in_the_mixture():
+    found = steps(rounds=2, iterations=2, improves="gemma")
+    again = found[8:]
+    assert [step.stage for step in again] == [step.stage for step in found[:8]]
+    assert {step.improved for step in found[:8]} == {""}
+    assert again[0].improved == "/r/rounds/2/models/dpo"
+    assert {step.run_dir for step in again} == {"/r/iterations/2", "/r/iterations/2/rounds/2"}
+    assert again[-1].student == "/r/iterations/2/models/dpo"
+    assert again[-1].title == "dpo, iteration 2, round 2"
