@@ -50,12 +50,12 @@ def _holds(difference: statistics.Difference, adjusted: float) -> bool:
 
 
 def _accuracy(asked: Sequence[Question], correct_SP: np.ndarray) -> dict[str, Any]:
-    """Of one arm: mean and range over seeds, and the mean by skill."""
+    """Of one arm: over seeds, and the mean by skill."""
     skills = dict.fromkeys(question.skill for question in asked)
     by_skill = {
         skill: float(correct_SP[:, [i for i, q in enumerate(asked) if q.skill == skill]].mean()) for skill in skills
     }
-    return {**statistics.mean_and_range(correct_SP.mean(axis=1)), "by_skill": by_skill}
+    return {**statistics.over_seeds(correct_SP.mean(axis=1)), "by_skill": by_skill}
 
 
 def table(found: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -24,8 +24,8 @@ from benchmarks.skills.report import report, table
 from benchmarks.skills.specialists import SPECIALISTS, make_models, propose
 from benchmarks.skills.tasks import accuracy, questions
 
-SFT_RATES = (5e-4, 1e-3, 2e-3)
-DPO_RATES = (5e-5, 1e-4, 2e-4)
+SFT_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
+DPO_RATES = (1.25e-5, 2.5e-5, 5e-5, 1e-4)
 FIRST_TUNING_SEED = 1000
 NUM_TESTED = 150
 """Held-out prompts of each skill, and validation prompts of each skill."""

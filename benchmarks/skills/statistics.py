@@ -49,6 +49,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def mean_and_range(values: np.ndarray) -> dict[str, float]:
-    """Mean over seeds, with the smallest and the largest."""
-    return {"mean": float(np.mean(values)), "min": float(np.min(values)), "max": float(np.max(values))}
+def over_seeds(values_S: np.ndarray) -> dict[str, float | list[float]]:
+    """Mean, smallest, largest, and each seed's."""
+    mean, least, most = float(values_S.mean()), float(values_S.min()), float(values_S.max())
+    return {"mean": mean, "min": least, "max": most, "by_seed": values_S.round(4).tolist()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from random import Random
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from moaa_ray.data.documents import Document, DocumentTokenizer
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.step import sft_step
-from moaa_ray.training.strategies.base import Numerics, World
+from moaa_ray.training.strategies.base import Numerics, Strategy, World
 from moaa_ray.training.strategies.single import Single
 from moaa_ray.training.student import Student
 from moaa_ray.types import Message
@@ -31,7 +32,7 @@ def teach(model, sets: Sequence[tuple[Sequence[Document], int]], *, steps: int, 
     """Train a model in place: every step takes so many documents of each set, drawn anew. Returns the last loss."""
     torch.manual_seed(seed_for(seed, "teach"))
     random = Random(seed_for(seed, "documents"))
-    strategy = Single(Student(model), World(), Numerics())
+    strategy = cast(Strategy, Single(Student(model), World(), Numerics()))
     loss = float("nan")
     for step in range(steps):
         batches = [lay_out(random.choices(documents, k=num)) for documents, num in sets]
