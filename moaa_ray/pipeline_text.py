@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from moaa_ray.costs import costs_of, render_costs
 from moaa_ray.generation.progress import duration
 from moaa_ray.pipeline import Done, Step
 
@@ -24,7 +25,8 @@ def render_run(done: Sequence[Done], run_dir: str) -> str:
     total = duration(sum(one.seconds for one in done))
     models = [f"{one.step.run_dir}/models/{one.step.stage}" for one in done if one.step.stage in ("sft", "dpo")]
     ends = [f"whole run: {total}, in {run_dir}", *(f"  model: {model}" for model in models[-1:])]
-    return "\n\n".join(parts) + "\n\n" + "\n".join(ends)
+    costs = [cost for one in done for cost in costs_of(one.step.run_dir, one.step.stage, title=one.step.title)]
+    return "\n\n".join([*parts, render_costs(costs), "\n".join(ends)])
 
 
 def _indented(text: str) -> str:

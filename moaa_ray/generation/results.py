@@ -1,7 +1,6 @@
 """From committed rows to what users read: a public folder, failures/, summary.json; every prompt is in one of them."""
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -15,10 +14,10 @@ from moaa_ray.data.store import Store
 from moaa_ray.generation.stage_run import StageRun, statuses_of
 from moaa_ray.generation.summary import Summary
 from moaa_ray.generation.usage import total_usage
+from moaa_ray.run_record import put_summary
 from moaa_ray.types import Proposal, Row
 
 _BATCH_ROWS = 1024
-_SUMMARY = "summary.json"
 
 Failed = tuple[Row, str, str]
 """A row, its status and why."""
@@ -121,6 +120,4 @@ def write_summary(store: Store, stage: str, summary: Summary, more: Mapping[str,
     """summary.json: the facts of every stage by name; what is not known (a cost without a price) is left out."""
     facts = asdict(summary, dict_factory=lambda items: {name: value for name, value in items if value is not None})
     cost = {} if summary.cost_usd is None else {"cost_usd": summary.cost_usd}
-    known = json.loads(store.read(_SUMMARY)) if store.exists(_SUMMARY) else {}
-    text = json.dumps({**known, stage: {**facts, **cost, **(more or {})}}, indent=2, ensure_ascii=False)
-    store.put(_SUMMARY, (text + "\n").encode())
+    put_summary(store, stage, {**facts, **cost, **(more or {})})

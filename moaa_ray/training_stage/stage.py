@@ -8,7 +8,8 @@ A finished stage starts no Ray. What may change between starts is what only says
 import json
 import math
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,7 +20,7 @@ from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
 from moaa_ray.recipe_training import DpoConfig, SftConfig
-from moaa_ray.run_record import join_run, set_stage
+from moaa_ray.run_record import join_run, put_summary, set_stage
 from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import (
     Dataset,
@@ -32,6 +33,9 @@ from moaa_ray.training_stage.datasets import (
 )
 from moaa_ray.training_stage.progress import TrainingProgress
 from moaa_ray.training_stage.students import student_of
+
+if TYPE_CHECKING:
+    from moaa_ray.training.trainer import Workers
 
 _CHECKPOINTS_A_RUN = 20
 
@@ -52,6 +56,15 @@ class TrainingSummary:
     last: dict[str, float]
     """The last step's metrics."""
     best_validation: dict[str, float]
+    trained_tokens: int = 0
+    """Of all steps, prompts included."""
+    train_s: float = 0.0
+    """Seconds of all steps; what restarts repeated, loading and saving are not in it."""
+    num_workers: int = 1
+    gpu_s: float = 0.0
+    """train_s of every GPU; 0 on CPUs."""
+    cost_usd: float | None = None
+    """gpu_s at the recipe's price; None without one."""
 
     def text(self) -> str:
         """A few lines for people."""
@@ -89,8 +102,8 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     epoch = commit.take_epoch(store, commit.owner_record())
     set_stage(store, stage, status="running", epoch=epoch.number)
     with TrainingProgress(store, stage, console=console) as progress:
-        prepared, num_steps = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
-    summary = _summary(store, stage, prepared, num_steps)
+        prepared, num_steps, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
+    summary = _with_cost(loaded, _summary(store, stage, prepared, num_steps), store, workers)
     commit.check_owner(store, epoch)
     _write(store, loaded, stage, summary, fingerprint)
     set_stage(store, stage, status="done", epoch=epoch.number, steps=num_steps)
@@ -142,7 +155,7 @@ def _train(
     fingerprint: dict[str, str],
     epoch: commit.Epoch,
     progress: TrainingProgress,
-) -> tuple[list[Prepared], int]:
+) -> tuple[list[Prepared], int, "Workers"]:
     """Everything that needs Ray: the units, then the steps."""
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
@@ -179,7 +192,7 @@ def _train(
         )  # fmt: skip
         progress.begin(plan, workers.num)
         run_training(job, workers, attempt=f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}", watch=progress.show)
-    return prepared, plan.num_steps
+    return prepared, plan.num_steps, workers
 
 
 def _summary(store: Store, stage: Stage, prepared: list[Prepared], num_steps: int) -> TrainingSummary:
@@ -208,6 +221,23 @@ def _summary(store: Store, stage: Stage, prepared: list[Prepared], num_steps: in
     )
 
 
+def _with_cost(loaded: LoadedTraining, summary: TrainingSummary, store: Store, workers: "Workers") -> TrainingSummary:
+    from moaa_ray.training.metrics import read_metrics
+
+    lines = read_metrics(store, f"metrics/{summary.stage}.jsonl")
+    train_s = sum(line["seconds"] for line in lines)
+    gpu_s = train_s * workers.num * workers.use_gpu
+    price = loaded.recipe.plan.gpu_hour_usd
+    return replace(
+        summary,
+        trained_tokens=int(sum(line["tokens"] for line in lines)),
+        train_s=train_s,
+        num_workers=workers.num,
+        gpu_s=gpu_s,
+        cost_usd=gpu_s / 3600 * price if price is not None and workers.use_gpu else None,
+    )
+
+
 def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: TrainingSummary, fingerprint: dict) -> None:
     """The curve, the model card with its numbers, and last the summary, which says that the stage is done."""
     from moaa_ray.training.metrics import read_metrics
@@ -216,4 +246,5 @@ def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: Training
     store.put(f"metrics/{stage}.png", curve_png(read_metrics(store, f"metrics/{stage}.jsonl"), title=stage))
     store.put(f"models/{stage}/README.md", model_card(loaded, stage, summary.last, summary.best_validation).encode())
     record = {"summary": asdict(summary), "fingerprint": fingerprint}
+    put_summary(store, stage, asdict(summary))
     store.put(f"metrics/{stage}.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,88 @@
+"""What a run has cost, stage by stage and model by model, over all its starts; the shape of the paper's appendix C."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moaa_ray.data.store import open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One model slot in one stage; of training, its steps and tokens."""
+
+    stage: str
+    slot: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    gpu_s: float
+    cost_usd: float | None
+
+
+def costs_of(run_dir: str, stage: str, *, title: str) -> list[Cost]:
+    """The slots of a stage, by summary.json of its directory; title is what the stage is called."""
+    store = open_store(run_dir)
+    if not store.exists("summary.json"):
+        return []
+    facts: Mapping[str, Any] = json.loads(store.read("summary.json")).get(stage, {})
+    if "num_steps" in facts:
+        return [
+            Cost(
+                stage=title,
+                slot=f"{facts['num_workers']} worker{'s' * (facts['num_workers'] != 1)}",
+                calls=facts["num_steps"],
+                prompt_tokens=facts["trained_tokens"],
+                completion_tokens=0,
+                gpu_s=facts["gpu_s"],
+                cost_usd=facts.get("cost_usd"),
+            )
+        ]
+    return [
+        Cost(
+            stage=title,
+            slot=pool["name"],
+            calls=pool["calls"],
+            prompt_tokens=pool["prompt_tokens"],
+            completion_tokens=pool["completion_tokens"],
+            gpu_s=pool["gpu_s"],
+            cost_usd=pool.get("cost_usd"),
+        )
+        for pool in facts.get("usage", [])
+    ]
+
+
+def render_costs(costs: Sequence[Cost]) -> str:
+    """A table with a line of sums; the column of money only where a price is known."""
+    has_price = any(cost.cost_usd is not None for cost in costs)
+    rows = [("stage", "slot", "calls", "tokens in", "tokens out", "GPU-h", *["USD"] * has_price)]
+    rows += [_row(cost, has_price=has_price) for cost in costs]
+    rows.append(_row(_total(costs), has_price=has_price))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    known = [cost.cost_usd for cost in costs if cost.cost_usd is not None]
+    return Cost(
+        stage="in all",
+        slot="",
+        calls=sum(cost.calls for cost in costs),
+        prompt_tokens=sum(cost.prompt_tokens for cost in costs),
+        completion_tokens=sum(cost.completion_tokens for cost in costs),
+        gpu_s=sum(cost.gpu_s for cost in costs),
+        cost_usd=sum(known) if known else None,
+    )
+
+
+def _row(cost: Cost, *, has_price: bool) -> tuple[str, ...]:
+    money = "" if cost.cost_usd is None else f"{cost.cost_usd:,.2f}"
+    tokens = (f"{cost.prompt_tokens:,}", f"{cost.completion_tokens:,}")
+    return (cost.stage, cost.slot, f"{cost.calls:,}", *tokens, f"{cost.gpu_s / 3600:,.2f}", *[money] * has_price)
