@@ -18,12 +18,12 @@ from moaa_ray.data.filtering import Filter
 from moaa_ray.data.store import Store
 from moaa_ray.generation.results import write_failures
 from moaa_ray.generation.todo import SEED_ROWS
+from moaa_ray.judge_line import STAGE
 from moaa_ray.loading import Loaded
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.run_record import join_run, set_stage
 from moaa_ray.types import Message
 
-STAGE = "judge"
 _ROUND = re.compile(r"\.r\d+$")
 """The end of a pass's name in a knockout: one model decides in all rounds."""
 
