@@ -65,14 +65,14 @@ def table(found: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> s
         f"{found['num_prompts']} held-out prompts, seeds {', '.join(map(str, found['seeds']))}; % right",
         f"{'':34}{'mean':>6}{'min':>6}{'max':>6}  "
         + "".join(f"{skill:>9}" for skill in skills)
-        + f"{'data':>7}{'rate':>8}",
+        + f"{'data':>7}{'rate':>10}",
     ]
     for arm, row in found["accuracy"].items():
         numbers = "".join(f"{100 * row[key]:6.1f}" for key in ("mean", "min", "max"))
         by_skill = "".join(f"{100 * row['by_skill'][skill]:9.1f}" for skill in skills)
         about = facts.get(arm, {})
         data = f"{100 * about['right']:7.1f}" if "right" in about else f"{'':7}"
-        lines.append(f"{arm:34}{numbers}  {by_skill}{data}{about.get('rate', ''):>8}")
+        lines.append(f"{arm:34}{numbers}  {by_skill}{data}{about.get('rate', ''):>10}")
     lines.append(f"\n{'difference in points':70}{'mean':>7}{'95 % interval':>17}{'Holm p':>9}")
     for name, claim in found["claims"].items():
         interval = f"[{100 * claim['low']:.1f}, {100 * claim['high']:.1f}]"

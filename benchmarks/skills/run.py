@@ -8,6 +8,7 @@ tests them on the same held-out prompts. What a seed found is kept in --work, so
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -23,9 +24,10 @@ from benchmarks.skills.one_seed import Settings, run_seed, share
 from benchmarks.skills.report import report, table
 from benchmarks.skills.specialists import SPECIALISTS, make_models, propose
 from benchmarks.skills.tasks import accuracy, questions
+from moaa_ray.data.student_files import digest_of_model
 
 SFT_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
-DPO_RATES = (1.25e-5, 2.5e-5, 5e-5, 1e-4)
+DPO_RATES = (2.5e-5, 5e-5, 1e-4, 2e-4)
 FIRST_TUNING_SEED = 1000
 NUM_TESTED = 150
 """Held-out prompts of each skill, and validation prompts of each skill."""
@@ -57,6 +59,11 @@ def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _key(config: Mapping[str, Any]) -> str:
+    """A name for what seeds found with these models and settings."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def chosen_rates(tuned: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """For each arm the rate with the highest mean accuracy over the tuning seeds; the lower one of equals."""
     first, *_ = (found["by_rate"] for found in tuned)
@@ -82,10 +89,11 @@ def main() -> None:
     load, settings = _common.load_before(), Settings()
     folders = make_models(arguments.models)
     best = best_single(folders)
+    config = {**asdict(settings), "sft_rates": SFT_RATES, "dpo_rates": DPO_RATES, "best_single": best}
+    work = arguments.work / _key({**config, "models": [digest_of_model(str(folder)) for folder in folders.values()]})
 
     def seed_run(kind: str, seed: int, grid: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         asked = questions(kind, NUM_TESTED, seed=0)  # pyright: ignore
-        work = arguments.work
         return kept(
             work / f"{kind}-{seed}.json",
             lambda: vars(run_seed(folders, work / "students", asked, settings, grid, best=best, seed=seed)),
@@ -97,7 +105,6 @@ def main() -> None:
     outcomes = {seed: seed_run("held_out", seed, grid) for seed in range(arguments.seeds)}
     found = report(questions("held_out", NUM_TESTED, seed=0), outcomes)
     print(table(found, outcomes[0]["facts"]))
-    config = {**asdict(settings), "sft_rates": SFT_RATES, "dpo_rates": DPO_RATES, "best_single": best}
     head = _common.about(load, **config, tuning_seeds=list(tuning))
     facts = {seed: {"wall_s": outcome["wall_s"], "arms": outcome["facts"]} for seed, outcome in outcomes.items()}
     if arguments.out:
