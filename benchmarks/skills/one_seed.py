@@ -30,7 +30,8 @@ class Settings:
     pairs_per_skill: int = 600
     """Questions that the SFT student answers for DPO, never those of SFT."""
     sft: Recipe = field(default_factory=lambda: Recipe(stage="sft", batch=20, epochs=12))
-    """Enough for more steps on the same rows to gain nothing. Epochs are a multiple of the number of teachers: Combined-k has k times the rows and 1/k of the epochs."""
+    """Enough for more steps on the same rows to gain nothing. Epochs are a multiple of the number of teachers:
+    Combined-k has k times the rows and 1/k of the epochs."""
     dpo: Recipe = field(default_factory=lambda: Recipe(stage="dpo", batch=32, epochs=3, beta=1.0))
     judge_error: float = 0.25
     """Share of completions that a single erring judge is wrong about."""
