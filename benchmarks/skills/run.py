@@ -29,6 +29,9 @@ from moaa_ray.data.student_files import digest_of_model
 SFT_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
 DPO_RATES = (2.5e-5, 5e-5, 1e-4, 2e-4)
 FIRST_TUNING_SEED = 1000
+FIRST_SEED = 10
+"""Seeds below it, and the held-out prompts of draw 0, were looked at while the benchmark was made."""
+PROMPT_DRAWS = {"validation": 0, "held_out": 1}
 NUM_TESTED = 150
 """Held-out prompts of each skill, and validation prompts of each skill."""
 
@@ -76,6 +79,7 @@ def chosen_rates(tuned: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--tuning-seeds", type=int, default=2)
     parser.add_argument("--models", type=Path, default=Path("runs/skills/models"), help="made here where missing")
     parser.add_argument("--work", type=Path, default=Path("runs/skills/work"), help="what each seed found")
@@ -89,11 +93,17 @@ def main() -> None:
     load, settings = _common.load_before(), Settings()
     folders = make_models(arguments.models)
     best = best_single(folders)
-    config = {**asdict(settings), "sft_rates": SFT_RATES, "dpo_rates": DPO_RATES, "best_single": best}
+    config = {
+        **asdict(settings),
+        "sft_rates": SFT_RATES,
+        "dpo_rates": DPO_RATES,
+        "best_single": best,
+        "draws": PROMPT_DRAWS,
+    }
     work = arguments.work / _key({**config, "models": [digest_of_model(str(folder)) for folder in folders.values()]})
 
     def seed_run(kind: str, seed: int, grid: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-        asked = questions(kind, NUM_TESTED, seed=0)  # pyright: ignore
+        asked = questions(kind, NUM_TESTED, seed=PROMPT_DRAWS[kind])  # pyright: ignore
         return kept(
             work / f"{kind}-{seed}.json",
             lambda: vars(run_seed(folders, work / "students", asked, settings, grid, best=best, seed=seed)),
@@ -102,9 +112,10 @@ def main() -> None:
     tuning = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + arguments.tuning_seeds)
     rates = chosen_rates([seed_run("validation", seed, Grid()) for seed in tuning])
     grid = {arm: (rate,) for arm, rate in rates.items()}
-    outcomes = {seed: seed_run("held_out", seed, grid) for seed in range(arguments.seeds)}
-    found = report(questions("held_out", NUM_TESTED, seed=0), outcomes)
-    print(table(found, outcomes[0]["facts"]))
+    first = arguments.first_seed
+    outcomes = {seed: seed_run("held_out", seed, grid) for seed in range(first, first + arguments.seeds)}
+    found = report(questions("held_out", NUM_TESTED, seed=PROMPT_DRAWS["held_out"]), outcomes)
+    print(table(found, outcomes[first]["facts"]))
     head = _common.about(load, **config, tuning_seeds=list(tuning))
     facts = {seed: {"wall_s": outcome["wall_s"], "arms": outcome["facts"]} for seed, outcome in outcomes.items()}
     if arguments.out:
