@@ -64,16 +64,19 @@ def join_run(store: Store, loaded: Loaded[PreferenceRecipe] | LoadedTraining) ->
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
 
 
-def check_stage(store: Store, stage: str, fields: Mapping[str, str], *, restart: bool = False) -> None:
-    """Note what a stage makes its rows with. Raises ConfigError where it began otherwise, unless it restarts."""
+def check_stage(store: Store, stage: str, fields: Mapping[str, str], *, restart_command: str) -> None:
+    """Note what a stage makes its rows with. Raises ConfigError where it began otherwise.
+
+    The error names the command that begins it anew; empty: that is what is going on, and nothing is refused.
+    """
     record = read_run(store)
     known = record.setdefault("made_with", {})
     changes = fingerprint.compare(known.get(stage, fields), fields)
-    if changes and not restart:
+    if changes and restart_command:
         raise ConfigError(
             f"{store.uri}: the stage {stage} has begun with other settings:\n  "
             + "\n  ".join(changes)
-            + f"\nput them back, give another run_dir, or begin the stage anew with `moaa {stage} --restart`"
+            + f"\nput them back, give another run_dir, or begin the stage anew with `{restart_command}`"
         )
     known[stage] = dict(fields)
     store.put(_RUN, _json(record))

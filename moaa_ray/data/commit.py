@@ -131,12 +131,6 @@ def committed(store: Store, stage: str, epoch: Epoch) -> list[BlockFile]:
     return _block_files(stage, [*adopted, *own])
 
 
-def forget(store: Store, stage: str) -> None:
-    """Delete every committed block of a stage; for a stage that begins anew."""
-    for path in store.list(f"work/{stage}"):
-        store.delete(path)
-
-
 def committed_so_far(store: Store, stage: str) -> list[BlockFile]:
     """The blocks that count at this moment, for those who only look; takes no epoch and writes nothing."""
     return _block_files(stage, _legitimate(store, stage, before=max(_epochs(store), default=0) + 1))

@@ -53,10 +53,10 @@ class StageRun:
         return int(self.plan.settings.max_failed_fraction * len(self.prompts.order))
 
 
-def begin_stage(store: Store, stage: str) -> commit.Epoch:
-    """Take the run over for this driver, and note that the stage runs."""
+def begin_stage(store: Store, stage: str, *, forget: bool = False) -> commit.Epoch:
+    """Take the run over for this driver, and note that the stage runs. forget: no row of earlier drivers counts."""
     epoch = commit.take_epoch(store, commit.owner_record())
-    commit.adopt(store, stage, epoch)
+    commit.adopt(store, stage, epoch, only=frozenset() if forget else None)
     publish.fence_publish(store, epoch)
     set_stage(store, stage, status="running", epoch=epoch.number)
     return epoch

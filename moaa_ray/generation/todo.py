@@ -95,14 +95,16 @@ def unchanged(
         yield table
 
 
-def same_rows(store: Store, epoch: commit.Epoch, work: StageWork, rows: Iterable[Row]) -> Iterator[Row]:
+def same_rows(
+    store: Store, epoch: commit.Epoch, work: StageWork, rows: Iterable[Row], *, restart_command: str
+) -> Iterator[Row]:
     """Rows of an earlier stage as they are. Raises DataError at one that this stage has begun with in another form."""
     begun = digests_at_begin(store, commit.committed(store, work.stage, epoch), inputs=work.inputs)
     for row in rows:
         if begun.get(row.id, digest := digest_of_row(row)) != digest:
             raise DataError(
                 f"row {row.id!r} has other messages or candidates than when the stage {work.stage} began with it: the "
-                f"stage before has been run again; begin this one anew too, with `moaa {work.stage} --restart`"
+                f"stage before has been run again; begin this one anew too, with `{restart_command}`"
             )
         yield row
 

@@ -16,7 +16,6 @@ from moaa_ray.data.store import open_store
 from moaa_ray.generation.summary import Summary
 from moaa_ray.generation.todo import SEED_ROWS
 from moaa_ray.loading import Loaded
-from moaa_ray.preference.check import restarts_with
 from moaa_ray.preference.judge import judge_rows
 from moaa_ray.preference.teachers import Answered, Teacher
 from moaa_ray.recipe import PreferenceRecipe
@@ -87,8 +86,9 @@ def rank_answers(
     loaded = with_run_models(loaded)
     own = open_store(judge_folder(f"{loaded.run_dir}/baselines", judge))
     asked = (turn for row in rows for turn in turns(row, teachers))
-    with restarts_with("moaa baselines"):
-        summary = judge_rows(loaded, judge, own, asked, facts={"judge": judge}, restart=restart, console=console)
+    summary = judge_rows(
+        loaded, judge, own, asked, facts={"judge": judge}, command="moaa baselines", restart=restart, console=console
+    )
     places: dict[str, Place] = {}
     for table in publish.read_batches(own, "judgments", batch_rows=SEED_ROWS):
         for record in table.select(["id", "scores", "ranking"]).to_pylist():

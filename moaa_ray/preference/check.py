@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,7 +22,7 @@ from moaa_ray.core.judge_stats import Estimate
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.chunks import digest_of_files
 from moaa_ray.data.store import Store, open_store
-from moaa_ray.errors import ConfigError, DataError, StageError
+from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.generation.summary import Summary
 from moaa_ray.judge_line import STAGE, judge_in_use
 from moaa_ray.loading import Loaded
@@ -117,10 +116,10 @@ def _check(
     own = open_store(f"{loaded.run_dir}/checks/{name}/{_folder_name(pairs)}")
     digest = digest_of_files(pairs.files)
     rows = (pair.row for pair in pairs.pairs)
-    with restarts_with("moaa check-judge"):
-        summary = judge_rows(
-            loaded, name, own, rows, facts={"judge": name, "pairs": digest}, restart=restart, console=console
-        )
+    facts = {"judge": name, "pairs": digest}
+    summary = judge_rows(
+        loaded, name, own, rows, facts=facts, command="moaa check-judge", restart=restart, console=console
+    )
     reading = judge_reading(loaded.recipe, name, own)
     judged = _judged_rows(own, [pair.row.id for pair in pairs.pairs])
     outcomes = [outcome_of(pair, row, reading) for pair, row in zip(pairs.pairs, judged, strict=True)]
@@ -150,15 +149,6 @@ def _check(
     own.put(OUTCOMES, "".join(json.dumps(_record(outcome)) + "\n" for outcome in outcomes).encode())
     own.put(REPORT, (json.dumps(asdict(report), indent=2) + "\n").encode())
     return report
-
-
-@contextmanager
-def restarts_with(command: str) -> Iterator[None]:
-    """Judging under another command than `moaa judge`: errors name the one whose --restart touches this work alone."""
-    try:
-        yield
-    except (ConfigError, DataError) as error:
-        raise type(error)(str(error).replace("`moaa judge --restart`", f"`{command} --restart`")) from error
 
 
 def _folder_name(pairs: LabelledPairs) -> str:

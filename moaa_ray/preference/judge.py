@@ -7,9 +7,8 @@ them makes the pairs, and by which rules pairs are kept, may change at any time:
 """
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -19,23 +18,23 @@ from rich.console import Console
 from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.judge_stats import JudgeStats, coin_flip_kept_rate, judge_stats
 from moaa_ray.core.judged import JudgeWork
-from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data import publish, schemas
 from moaa_ray.data.filtering import Filter
 from moaa_ray.data.schema_check import check_schema
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.generation import results, todo
-from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
 from moaa_ray.generation.summary import Summary
 from moaa_ray.judge_line import STAGE, judge_in_use, judge_line, plan_input, prompt_versions
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.pairs import PairsSummary, publish_pairs
 from moaa_ray.preference.sample import candidate_record, row_of_candidates
+from moaa_ray.preference.stage import RowStage, put_through
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.recipe_preference import judge_models
 from moaa_ray.run_folders import judge_folder, with_run_models
-from moaa_ray.run_record import check_stage, join_run, model_digests, set_stage
+from moaa_ray.run_record import join_run, model_digests
 from moaa_ray.types import Row
 
 
@@ -91,38 +90,33 @@ def judge_rows(
     rows: Iterable[Row],
     *,
     facts: Mapping[str, Any],
+    command: str = "moaa judge",
     restart: bool = False,
     console: Console | None = None,
 ) -> Summary:
-    """Put rows with candidates to a judge, in a directory of its own: judgments/, failures/, summary.json there."""
-    began = time.monotonic()
+    """Put rows with candidates to a judge, in a directory of its own: judgments/, failures/, summary.json there.
+
+    command: the one that errors name, as its --restart touches this work alone.
+    """
     recipe = loaded.recipe
     if name not in recipe.judges:
         raise ConfigError(f"there is no judge {name!r}; the recipe's judges are {', '.join(recipe.judges) or 'none'}")
     join_run(store, loaded)
-    check_stage(store, STAGE, _fingerprint(loaded, name), restart=restart)
-    epoch = begin_stage(store, STAGE)
-    if restart:
-        commit.forget(store, STAGE)
     rows = list(rows)
     num_candidates = _num_candidates(store, rows)
     line = judge_line(recipe.judges[name], run_seed=recipe.seed, num_candidates=num_candidates)
-    work = line.work(STAGE)
-    known = commit.read_statuses(store, commit.committed(store, STAGE, epoch))
-    prompts = todo.seed_rows(store, epoch, work, todo.same_rows(store, epoch, work, rows), known=known)
-    plan = plan_input(recipe, recipe.judges[name], num_candidates=num_candidates, base_dir=loaded.base_dir)
-    run = StageRun(plan=plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
-    run_stage(run)
-    usable = partial(_usable, reading=line.reading)
-    summary, failures = results.publish_rows(
-        run, "judgments", schemas.JUDGMENTS, usable=usable, facts={**facts, "num_candidates": num_candidates}
+    stage = RowStage(
+        work=line.work(STAGE),
+        plan=plan_input(recipe, recipe.judges[name], num_candidates=num_candidates, base_dir=loaded.base_dir),
+        made_with=_fingerprint(loaded, name),
+        restart=restart,
+        restart_command=f"{command} --restart",
+        folder="judgments",
+        schema=schemas.JUDGMENTS,
+        usable=partial(_usable, reading=line.reading),
+        facts={**facts, "num_candidates": num_candidates},
     )
-    results.write_failures(store, STAGE, failures)
-    summary = replace(summary, seconds=time.monotonic() - began)
-    results.write_summary(store, STAGE, summary)
-    set_stage(store, STAGE, status="done", epoch=epoch.number, counts=dict(summary.statuses))
-    check_goal(run, summary.statuses, summary.failures)
-    return summary
+    return put_through(stage, store, rows, console=console)
 
 
 def judge_reading(recipe: PreferenceRecipe, name: str, store: Store) -> JudgeWork:

@@ -5,28 +5,26 @@ temperature 0.8, and finds candidates of the mixture itself worse (appendix J).
 """
 
 import random
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pyarrow as pa
 from rich.console import Console
 
 from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.seeds import seed_for
-from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data import publish, schemas
 from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.generation import results, todo
-from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
 from moaa_ray.generation.summary import Summary
 from moaa_ray.loading import Loaded
+from moaa_ray.preference.stage import RowStage, put_through
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.recipe_prompts import PromptsConfig
 from moaa_ray.run_folders import student_digest, with_student
-from moaa_ray.run_record import check_stage, join_run, set_stage
+from moaa_ray.run_record import join_run
 from moaa_ray.sample_line import STAGE, plan_input, sample_work
 from moaa_ray.types import Completion, Failure, Row
 
@@ -46,36 +44,28 @@ def sample(
     whose sft/ holds the prompts, instead of this one; round_number, which part of the prompts is drawn; restart
     forgets what was sampled before. Raises as `generate` does.
     """
-    began = time.monotonic()
     loaded = with_student(loaded, student)
     digest = student_digest(loaded)
     store = open_store(loaded.run_dir)
     join_run(store, loaded)
-    check_stage(store, STAGE, _fingerprint(loaded, digest), restart=restart)
-    epoch = begin_stage(store, STAGE)
-    if restart:
-        commit.forget(store, STAGE)
-    work = sample_work(loaded.recipe)
-    rows = list(_rows(loaded, prompts_from or loaded.run_dir, round_number))
+    rows = list(rows_to_sample(loaded, prompts_from or loaded.run_dir, round_number))
     if not rows:
         raise DataError(f"{STAGE}: no prompt to sample for; look at sample.sources, or at {loaded.run_dir}/sft")
-    known = commit.read_statuses(store, commit.committed(store, STAGE, epoch))
-    prompts = todo.seed_rows(store, epoch, work, todo.same_rows(store, epoch, work, rows), known=known)
-    plan = plan_input(loaded.recipe, base_dir=loaded.base_dir)
-    run = StageRun(plan=plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
-    run_stage(run)
-    summary, failures = results.publish_rows(
-        run, CANDIDATES, schemas.CANDIDATES, usable=_usable, facts={"student": digest}
-    )  # fmt: skip
-    results.write_failures(store, STAGE, failures)
-    summary = replace(summary, seconds=time.monotonic() - began)
-    results.write_summary(store, STAGE, summary)
-    set_stage(store, STAGE, status="done", epoch=epoch.number, counts=dict(summary.statuses))
-    check_goal(run, summary.statuses, summary.failures)
-    return summary
+    stage = RowStage(
+        work=sample_work(loaded.recipe),
+        plan=plan_input(loaded.recipe, base_dir=loaded.base_dir),
+        made_with=_fingerprint(loaded, digest),
+        restart=restart,
+        restart_command="moaa sample --restart",
+        folder=CANDIDATES,
+        schema=schemas.CANDIDATES,
+        usable=_usable,
+        facts={"student": digest},
+    )
+    return put_through(stage, store, rows, console=console)
 
 
-def _rows(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> Iterator[Row]:
+def rows_to_sample(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> Iterator[Row]:
     """The prompts of this round, in order: all, or so many drawn by the seed, others in every round."""
     config, seed = loaded.recipe.sample, loaded.recipe.seed
     rows = list(_rows_of_sources(loaded) if config.sources else _rows_of_sft(open_store(run_dir)))

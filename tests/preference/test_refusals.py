@@ -116,7 +116,13 @@ def test_a_whole_run_is_checked_before_its_first_stage(tmp_path, run, message):
 
 
 def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(tmp_path):
-    load_run(write(tmp_path))
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace("{kind: llm, model: a}", "{kind: llm, model: b}"))
+    path.write_text(path.read_text().replace("  a: {engine: fake}", "  a: {engine: fake}\n  b: {engine: fake}"))
+    assert set(load_run(path).preference.recipe.models) == {"a", "b", "student"}
+    path.write_text(path.read_text().replace("{kind: llm, model: b}", "{kind: llm, model: a}"))
+    with pytest.raises(ConfigError, match=r"models\.b: no slot of the mixture uses it, and no judge"):
+        load_run(path)
 
 
 @pytest.mark.parametrize(
