@@ -14,6 +14,7 @@ from moaa_ray.recipe_models import ClassifierModel, ModelConfig, VllmModel, Weig
 _MAX_JSON_BYTES = 64 * 2**20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_STRETCHED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -37,7 +38,8 @@ def resolve_model(base_dir: str | Path, value: str) -> str:
 def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
     """Tokens of prompt and completion together, as far as known: the recipe's word, else the local folder's.
 
-    Where the folder's config stretches its positions (rope factor), the stretched length counts.
+    Where the folder's config stretches its positions (rope factor), the stretched length counts; the kinds of rope
+    whose configs give the stretched length already are left as they are (vllm/config/model.py of 0.32).
     """
     window = getattr(model, "context_window", None)
     if window or not isinstance(model, WeightsModel):
@@ -45,7 +47,8 @@ def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
     config = _json(Path(resolve_model(base_dir, model.model), "config.json"))
     config = {**config, **checks.mapping(config, "text_config")}
     tokens = config.get("max_position_embeddings")
-    factor = {**checks.mapping(config, "rope_parameters"), **checks.mapping(config, "rope_scaling")}.get("factor", 1)
+    rope = {**checks.mapping(config, "rope_parameters"), **checks.mapping(config, "rope_scaling")}
+    factor = 1 if rope.get("rope_type", rope.get("type")) in _STRETCHED_ALREADY else rope.get("factor", 1)
     if type(tokens) is not int or type(factor) not in (int, float) or not 0 < tokens < 2**40 or not 0 < factor < 2**20:
         return None
     return int(tokens * max(1, factor))
