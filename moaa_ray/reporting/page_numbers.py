@@ -78,7 +78,7 @@ def tables(stage: Mapping[str, Any]) -> list[tuple[str, list[Sequence[str]]]]:
         found.append(("The members of the jury", _member_rows(stage["judge_stats"])))
     found.append(("What decided the places", _tie_rows(stage)))
     pools = _pool_rows(stage)
-    return [*found, ("What it cost, in the session that ended the stage", pools)] if pools else found
+    return [*found, ("What it has cost, over all starts of the stage", pools)] if pools else found
 
 
 def position_parts(stats: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -106,7 +106,7 @@ def _tie_rows(stage: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def _pool_rows(stage: Mapping[str, Any]) -> list[Sequence[str]]:
     """Calls, tokens, time and cost of every pool as text, below a row of titles; [] where no pool ran."""
-    pools = stage.get("pools") or []
+    pools = stage.get("usage") or []
     is_priced = any(pool.get("cost_usd") is not None for pool in pools)
     titles = ["pool", "calls", "tokens in", "tokens out", "tokens/s", "busy", "engine time", "GPU-s", "failures"]
     rows = [

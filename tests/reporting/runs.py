@@ -127,7 +127,7 @@ def write_run(
                        tokens_per_s=120.0, busy_fraction=0.9, engine_s=90.0, gpu_s=90.0, deaths=0, failures={},
                        cost_usd=0.05)  # fmt: skip
     summary = Summary(run_dir=own.uri, num_prompts=len(records) + len(failed), statuses=statuses, dropped={},
-                      failures={}, flags={}, pools=[pool])  # fmt: skip
+                      failures={}, flags={}, usage=[pool])  # fmt: skip
     stats = {name: asdict(judge_stats(of, seed=0)) for name, of in prompts.items()}
     more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": stats,
             "coin_flip_kept_rate": coin_flip_kept_rate(5)}  # fmt: skip
