@@ -3,9 +3,6 @@
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +10,7 @@ import typer
 from rich.console import Console
 
 from moaa_ray import cli_data, cli_look
+from moaa_ray.cli_log import quiet
 from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ def train(
     if stage not in ("sft", "dpo"):
         raise ConfigError(f"moaa train {stage}: there is no such stage; write `moaa train sft` or `moaa train dpo`")
     loaded = load_training(recipe, overrides or [])
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.training_stage.stage import train_stage
 
         summary = train_stage(loaded, stage, console=console)
@@ -123,7 +121,7 @@ def sample(
     from moaa_ray.loading import load_preference
 
     loaded = load_preference(recipe, overrides or [])
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.preference.sample import sample as run_stage
 
         summary = run_stage(loaded, restart=restart, console=console)
@@ -141,7 +139,7 @@ def judge(
     from moaa_ray.loading import load_preference
 
     loaded = load_preference(recipe, overrides or [])
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.preference.judge import judge as run_stage
         from moaa_ray.preference.judge_text import render_judge
 
@@ -168,7 +166,7 @@ app.command()(cli_look.trace)
 
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.generation.stage import generate as run_stage
 
         return run_stage(loaded, allow_changes=allow_changes, console=console)
@@ -178,21 +176,9 @@ def _run(views: "Views") -> str:
     from moaa_ray.pipeline import run as run_all
     from moaa_ray.pipeline_text import Announcer, render_run
 
-    with _quiet(views.preference.recipe.name) as console:
+    with quiet(views.preference.recipe.name) as console:
         done = run_all(views, console=console, begin=Announcer(console))
     return render_run(done, views.run_dir)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[Console]:
-    """Keeps the chatter of Ray and the engines in a file of its own, which stays where the block fails."""
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read by `import ray`: no second Ray while a run ends
-    from moaa_ray.generation.quiet import chatter_to
-
-    log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
-    with chatter_to(log) as console:
-        yield console
-    log.unlink(missing_ok=True)
 
 
 def _show(summary: "Summary", folder: str = "sft") -> None:

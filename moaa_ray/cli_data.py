@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moaa_ray.cli_log import quiet
 from moaa_ray.errors import ConfigError
 
 _OVERRIDE = re.compile(r"[\w.-]+=")
@@ -43,12 +44,11 @@ def check_judge(
     All of it stays in RUN/checks/JUDGE/FILE. Run it again after a kill and it
     goes on; run it again at the end and it asks only for verdicts that lack.
     """
-    from moaa_ray.cli import _quiet
     from moaa_ray.loading import load_preference
 
     paths, overrides = _split(files, "a file of labelled pairs")
     loaded = load_preference(recipe, overrides)
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.preference.check import check_judge as run_check
         from moaa_ray.preference.check_text import render_check
 
@@ -87,12 +87,11 @@ def baselines(
     of several turns a teacher's answers stand in the places of the mixture's,
     on which its later ones were given.
     """
-    from moaa_ray.cli import _quiet
     from moaa_ray.loading import load_preference
 
     names, overrides = _split(wanted, "a baseline")
     loaded = load_preference(recipe, overrides)
-    with _quiet(loaded.recipe.name) as console:
+    with quiet(loaded.recipe.name) as console:
         from moaa_ray.preference.baselines import make_baselines
 
         summaries = make_baselines(loaded, names, judge=judge, restart=restart, console=console)

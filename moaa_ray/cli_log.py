@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,3 +25,13 @@ def chatter_to(path: Path) -> Iterator[Console]:
             screen.flush()
             os.dup2(screen_fd, 2)
     os.close(screen_fd)
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[Console]:
+    """The same into a file of the run's name; it stays where the block fails. To be entered before Ray is imported."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read by `import ray`: no second Ray while a run ends
+    log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
+    with chatter_to(log) as console:
+        yield console
+    log.unlink(missing_ok=True)
