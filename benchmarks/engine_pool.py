@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -57,35 +56,15 @@ def run_bare(model: str, rows: int, device: str) -> tuple[float, int]:
     return asyncio.run(drive())
 
 
-def commit_open_rows(store, pass_name: str, rows: int):
-    """Rows as the stage commits them before a line begins; the epoch and the file they lie in."""
-    import pyarrow as pa
+def run_pool(model: str, rows: int, device: str) -> tuple[float, int]:
+    """The generate stage's own line with one pool: admission, engine, durable commit."""
+    import _line
 
-    from moaa_ray.data import commit, schemas
-    from moaa_ray.mixture_line import STAGE
-    from moaa_ray.types import Message, Row
-
-    epoch = commit.take_epoch(store, commit.owner_record())
-    commit.adopt(store, STAGE, epoch)
-    first = [Row(id=str(i), source="b", messages=(Message(role="user", content=prompt(i)),)) for i in range(rows)]
-    records = [schemas.row_record(row, pass_names=[pass_name]) for row in first]
-    table = pa.Table.from_pylist(records, schema=schemas.work_schema([pass_name]))
-    return epoch, commit.commit_block(store, STAGE, "0.0", epoch.number, "new-0", table)
-
-
-def one_pool_line(model: str, rows: int, device: str, folder: str):
-    """A line of one pool over rows in a fresh run directory, and its blocks."""
     from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
     from moaa_ray.core.passes import StageWork
-    from moaa_ray.core.planning import block_rows
     from moaa_ray.core.turns import close_turn
-    from moaa_ray.data.store import open_store
-    from moaa_ray.engines.build import build_engine
-    from moaa_ray.generation import todo
-    from moaa_ray.generation.line import Line, Pool
-    from moaa_ray.generation.worker import PoolWork
     from moaa_ray.mixture_line import STAGE
-    from moaa_ray.types import Sampling
+    from moaa_ray.types import Message, Row, Sampling
 
     ask = MixturePass(
         name="aggregate",
@@ -95,72 +74,13 @@ def one_pool_line(model: str, rows: int, device: str, folder: str):
         rules=MixtureRules(run_seed=0),
         is_final=True,
     )
-    store = open_store(folder)
-    epoch, path = commit_open_rows(store, ask.name, rows)
-    size, in_flight = block_rows(0.01, CONCURRENCY, 1, rows)
-    blocks = todo.blocks_for([todo.Step(ref=(path, i), turn=0, first_pass=0) for i in range(rows)], block_rows=size)
-    work = PoolWork(
-        name="m",
-        passes=(ask,),
-        make_engine=functools.partial(build_engine, vllm_model(model, device), on_gpu=device == "gpu"),
-        request_timeout_s=600,
-        hang_after_s=600,
-        on_missing="fail",
-    )
-    pool = Pool(
-        work=work,
-        min_replicas=1,
-        max_replicas=1,
-        num_cpus=1,
-        num_gpus=1 if device == "gpu" else 0,
-        spans_nodes=False,
-        blocks_in_flight=in_flight,
-    )
-    line = Line(
-        run_uri=store.uri,
-        epoch=epoch.number,
-        work=StageWork(
-            stage=STAGE, passes=(ask,), close=functools.partial(close_turn, passes=(ask,)), reopen=lambda row: row
-        ),
-        pools=(pool,),
-        num_done=1,
-        num_credits=2 * in_flight,
-        block_rows=size,
-        num_tickets=len(blocks),
-        max_failed=0,
-        start_timeout_s=60,
-    )
-    return line, blocks
-
-
-def run_pool(model: str, rows: int, device: str) -> tuple[float, int]:
-    """The generate stage's own line with one pool: admission, engine, durable commit."""
-    import ray
-
-    from moaa_ray.generation.line import run_line, start_coordinator
-    from moaa_ray.generation.session import session
-    from moaa_ray.recipe import RayConfig
-
-    line, blocks = one_pool_line(model, rows, device, tempfile.mkdtemp())
-    up_at: list[float] = []
-
-    def wait_until_up() -> None:
-        while not up_at:
-            stats = ray.get(coordinator.snapshot.remote()).pools[0].stats
-            if stats and stats[0].state == "up":
-                up_at.append(time.perf_counter() - stats[0].up_s)
-            time.sleep(0.05)
-
-    with session(RayConfig(address="local"), cpu_slots=3):
-        coordinator = start_coordinator(line, blocks)
-        watcher = threading.Thread(target=wait_until_up)
-        watcher.start()
-        counts = [(count, time.perf_counter()) for count in run_line(line, coordinator)]
-        watcher.join()
-        time.sleep(1.5)  # the workers' last report
-        tokens = sum(stats.completion_tokens for stats in ray.get(coordinator.snapshot.remote()).pools[0].stats)
-    assert sum(count for count, _ in counts) == rows
-    return max(at for count, at in counts if count) - up_at[0], tokens
+    close = functools.partial(close_turn, passes=(ask,))
+    work = StageWork(stage=STAGE, passes=(ask,), close=close, reopen=lambda row: row)
+    first = [Row(id=str(i), source="b", messages=(Message(role="user", content=prompt(i)),)) for i in range(rows)]
+    engine = vllm_model(model, device)
+    line, blocks = _line.one_pool(first, work, engine, row_seconds=0.01, rows_at_once=CONCURRENCY)
+    seconds, stats = _line.run_timed(line, blocks, rows)
+    return seconds, stats.completion_tokens
 
 
 def run_ray_data_llm(model: str, rows: int, device: str) -> tuple[float, int]:
@@ -234,7 +154,7 @@ def main() -> None:
         seconds, tokens = globals()[f"run_{arguments.one}"](arguments.model, arguments.rows, arguments.device)
         print(json.dumps({"seconds": seconds, "tokens": tokens}))
         return
-    from moaa_ray.tiny import make_tiny_model
+    from moaa_ray.demo.tiny import make_tiny_model
 
     load = _common.load_before()
     arguments.model = arguments.model or str(make_tiny_model(tempfile.mkdtemp(), seed=0, window=2048))

@@ -8,17 +8,16 @@ of its own with a fresh engine, interleaved (A B C A B C ...):
   last committed block.
 * bare: the very same requests at once on vLLM's asynchronous engine, in the order in which the stage lays them out.
 * bare_shuffled: the same in a random order; what laying prompts out side by side brings.
+--kv-blocks makes the cache so small that it cannot hold everything, as on a GPU with real models.
 The hit rate is vLLM's own count of prompt tokens that were in its prefix cache. A tiny model babbles, so its verdicts
 do not parse; the work is the same.
 """
 
 import argparse
 import asyncio
-import functools
 import json
 import random
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -32,10 +31,13 @@ WINDOW = 2048
 WORDS = "the river and sea are known for what they bring to people who live there in every long year"
 
 
-def vllm_model(model: str, device: str):
+def vllm_model(model: str, device: str, kv_blocks: int):
     from moaa_ray.recipe_models import VllmModel
 
-    return VllmModel(engine="vllm", model=model, context_window=WINDOW, concurrency=CONCURRENCY, device=device)
+    args = {"num_gpu_blocks_override": kv_blocks} if kv_blocks else {}
+    return VllmModel(
+        engine="vllm", model=model, context_window=WINDOW, concurrency=CONCURRENCY, device=device, engine_args=args
+    )
 
 
 def the_line():
@@ -76,12 +78,12 @@ def the_requests(rows: int):
     return [request for row in the_rows(rows) for request in decide.ask(row, room)]
 
 
-def run_bare(model: str, rows: int, device: str, *, shuffled: bool = False) -> dict:
+def run_bare(model: str, rows: int, device: str, kv_blocks: int, *, shuffled: bool = False) -> dict:
     """All requests at once: tokenisation, generation, nothing else."""
     from moaa_ray.engines.vllm import VllmEngine
 
     async def drive() -> dict:
-        engine = VllmEngine(vllm_model(model, device), on_gpu=device == "gpu")
+        engine = VllmEngine(vllm_model(model, device, kv_blocks), on_gpu=device == "gpu")
         await engine.start()
         requests = the_requests(rows)
         if shuffled:
@@ -100,92 +102,21 @@ def run_bare(model: str, rows: int, device: str, *, shuffled: bool = False) -> d
     return asyncio.run(drive())
 
 
-def run_bare_shuffled(model: str, rows: int, device: str) -> dict:
-    return run_bare(model, rows, device, shuffled=True)
+def run_bare_shuffled(model: str, rows: int, device: str, kv_blocks: int) -> dict:
+    return run_bare(model, rows, device, kv_blocks, shuffled=True)
 
 
-def the_stage(model: str, rows: int, device: str, folder: str):
-    """The line of the judge stage over rows in a fresh run directory, and its blocks."""
-    import pyarrow as pa
-
-    from moaa_ray.core.planning import block_rows
-    from moaa_ray.data import commit, schemas
-    from moaa_ray.data.store import open_store
-    from moaa_ray.engines.build import build_engine
-    from moaa_ray.generation import todo
-    from moaa_ray.generation.line import Line, Pool
-    from moaa_ray.generation.worker import PoolWork
-
-    work = the_line().work("judge")
-    store = open_store(folder)
-    epoch = commit.take_epoch(store, commit.owner_record())
-    commit.adopt(store, work.stage, epoch)
-    records = [schemas.row_record(row, pass_names=work.columns) for row in the_rows(rows)]
-    table = pa.Table.from_pylist(records, schema=schemas.work_schema(work.columns))
-    path = commit.commit_block(store, work.stage, "0.0", epoch.number, "new-0", table)
-    requests_a_row = NUM_CANDIDATES * (NUM_CANDIDATES - 1)
-    size, in_flight = block_rows(0.5, max(1, round(CONCURRENCY / requests_a_row)), 1, rows)
-    blocks = todo.blocks_for([todo.Step(ref=(path, i), turn=0, first_pass=0) for i in range(rows)], block_rows=size)
-    pool = Pool(
-        work=PoolWork(
-            name="m",
-            passes=work.passes,
-            make_engine=functools.partial(build_engine, vllm_model(model, device), on_gpu=device == "gpu"),
-            request_timeout_s=600,
-            hang_after_s=600,
-            on_missing="fail",
-        ),
-        min_replicas=1,
-        max_replicas=1,
-        num_cpus=1,
-        num_gpus=1 if device == "gpu" else 0,
-        spans_nodes=False,
-        blocks_in_flight=in_flight,
-    )
-    line = Line(
-        run_uri=store.uri,
-        epoch=epoch.number,
-        work=work,
-        pools=(pool,),
-        num_done=1,
-        num_credits=2 * in_flight,
-        block_rows=size,
-        num_tickets=len(blocks),
-        max_failed=rows,
-        start_timeout_s=60,
-    )
-    return line, blocks
-
-
-def run_stage(model: str, rows: int, device: str) -> dict:
+def run_stage(model: str, rows: int, device: str, kv_blocks: int) -> dict:
     """The judge stage's own line with one pool."""
-    import ray
+    import _line
 
-    from moaa_ray.generation.line import run_line, start_coordinator
-    from moaa_ray.generation.session import session
-    from moaa_ray.recipe import RayConfig
-
-    line, blocks = the_stage(model, rows, device, tempfile.mkdtemp())
-    up_at: list[float] = []
-
-    def wait_until_up() -> None:
-        while not up_at:
-            stats = ray.get(coordinator.snapshot.remote()).pools[0].stats
-            if stats and stats[0].state == "up":
-                up_at.append(time.perf_counter() - stats[0].up_s)
-            time.sleep(0.05)
-
-    with session(RayConfig(address="local"), cpu_slots=3):
-        coordinator = start_coordinator(line, blocks)
-        watcher = threading.Thread(target=wait_until_up)
-        watcher.start()
-        counts = [(count, time.perf_counter()) for count in run_line(line, coordinator)]
-        watcher.join()
-        time.sleep(1.5)  # the workers' last report
-        (stats,) = ray.get(coordinator.snapshot.remote()).pools[0].stats
-    assert sum(count for count, _ in counts) == rows
+    requests_a_row = NUM_CANDIDATES * (NUM_CANDIDATES - 1)
+    engine, at_once = vllm_model(model, device, kv_blocks), max(1, round(CONCURRENCY / requests_a_row))
+    work = the_line().work("judge")
+    line, blocks = _line.one_pool(the_rows(rows), work, engine, row_seconds=0.5, rows_at_once=at_once)
+    seconds, stats = _line.run_timed(line, blocks, rows)
     return {
-        "seconds": max(at for count, at in counts if count) - up_at[0],
+        "seconds": seconds,
         "verdicts": stats.calls,
         "prompt_tokens": stats.prompt_tokens,
         "cached_tokens": stats.cached_tokens,
@@ -195,7 +126,9 @@ def run_stage(model: str, rows: int, device: str) -> dict:
 def measure(variant: str, arguments: argparse.Namespace) -> dict:
     """One run of a variant in a process of its own."""
     command = [__file__, "--one", variant, "--model", arguments.model, "--device", arguments.device]
-    return json.loads(_common.run_apart([*command, "--rows", str(arguments.rows)]))
+    return json.loads(
+        _common.run_apart([*command, "--rows", str(arguments.rows), "--kv-blocks", str(arguments.kv_blocks)])
+    )
 
 
 def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
@@ -203,7 +136,12 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
     rates = {name: [run["verdicts"] / run["seconds"] for run in of] for name, of in runs.items()}
     ratios = {name: [a / b for a, b in zip(of, rates["bare"], strict=True)] for name, of in rates.items()}
     hits = {name: [run["cached_tokens"] / run["prompt_tokens"] for run in of] for name, of in runs.items()}
-    settings = {"rows": arguments.rows, "num_candidates": NUM_CANDIDATES, "max_tokens": MAX_TOKENS}
+    settings = {
+        "rows": arguments.rows,
+        "num_candidates": NUM_CANDIDATES,
+        "max_tokens": MAX_TOKENS,
+        "kv_blocks": arguments.kv_blocks,
+    }
     return {
         **_common.about(load, device=arguments.device, concurrency=CONCURRENCY, **settings),
         "verdicts_per_s": {name: _common.spread(values) for name, values in rates.items()},
@@ -219,13 +157,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--model", default="")
+    parser.add_argument("--kv-blocks", type=int, default=0, help="a small KV cache of so many blocks of tokens")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(globals()[f"run_{arguments.one}"](arguments.model, arguments.rows, arguments.device)))
+        run = globals()[f"run_{arguments.one}"]
+        print(json.dumps(run(arguments.model, arguments.rows, arguments.device, arguments.kv_blocks)))
         return
-    from moaa_ray.tiny import make_tiny_model
+    from moaa_ray.demo.tiny import make_tiny_model
 
     load = _common.load_before()
     arguments.model = arguments.model or str(make_tiny_model(tempfile.mkdtemp(), seed=0, window=WINDOW))
