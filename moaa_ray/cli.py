@@ -3,20 +3,19 @@
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from moaa_ray import cli_data, cli_look
+from moaa_ray import cli_data, cli_look, cli_run
 from moaa_ray.cli_log import quiet
+from moaa_ray.cli_run import Overrides, RecipeFile
 from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
     from moaa_ray.generation.summary import Summary
     from moaa_ray.loading import LoadedRecipe
-    from moaa_ray.pipeline import Views
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,13 +26,8 @@ app = typer.Typer(
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_EXIT = 128
 """A shell's exit code of a command that a signal ended is this much above the signal's number."""
-_DEMO = Path(__file__).parent.parent / "jobs" / "demo.yaml"
-
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe: one YAML file, one run; jobs/ has some that work.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[FIELD=VALUE]...", help="Changes to the recipe, e.g. mixture.aggregator.temperature=0.3"),
-]
+app.command()(cli_run.demo)
+app.command()(cli_run.run)
 
 
 @app.command()
@@ -64,17 +58,6 @@ def generate(
     from moaa_ray.loading import load_recipe
 
     _show(_generate(load_recipe(recipe, overrides or []), allow_changes=allow_changes))
-
-
-@app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Run the whole of it: generate, sft, sample, judge, dpo. Run it again after a kill and it goes on.
-
-    Which stages says run.stages; run.rounds repeats sample, judge and dpo from the tuned model.
-    """
-    from moaa_ray.pipeline import load_run
-
-    typer.echo(_run(load_run(recipe, overrides or [])))
 
 
 @app.command()
@@ -147,18 +130,6 @@ def judge(
     typer.echo(render_judge(summary))
 
 
-@app.command()
-def demo(overrides: Overrides = None) -> None:
-    """Make five tiny models and run the whole of it with them on this machine's CPUs: real vLLM, real training."""
-    from moaa_ray.demo import prepare_demo, sample_rows
-
-    typer.echo("making five tiny models (real Hugging Face folders; they babble) ...")
-    views = prepare_demo(_DEMO, overrides or [])
-    typer.echo("starting Ray and four vLLM engines on the CPU; the first rows come after about a minute ...")
-    text = _run(views)
-    typer.echo(sample_rows(views.run_dir) + "\n\n" + text)
-
-
 app.command("check-judge")(cli_data.check_judge)
 app.command()(cli_data.baselines)
 app.command()(cli_look.pairs)
@@ -170,15 +141,6 @@ def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summar
         from moaa_ray.generation.stage import generate as run_stage
 
         return run_stage(loaded, allow_changes=allow_changes, console=console)
-
-
-def _run(views: "Views") -> str:
-    from moaa_ray.pipeline import run as run_all
-    from moaa_ray.pipeline_text import Announcer, render_run
-
-    with quiet(views.preference.recipe.name) as console:
-        done = run_all(views, console=console, begin=Announcer(console))
-    return render_run(done, views.run_dir)
 
 
 def _show(summary: "Summary", folder: str = "sft") -> None:

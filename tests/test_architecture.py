@@ -26,7 +26,7 @@ VENDOR_ALLOWED = {"generation": {"ray"}, "training": {"torch"}, "training_stage"
 RAY_IN_TRAINING = "training/trainer.py"
 LAZY_VENDOR_ALLOWED = {
     "engines": {"vllm", "transformers", "torch"},
-    "tiny.py": {"torch", "transformers"},
+    "demo": {"torch", "transformers"},
     "training": {"transformers"},
 }
 

@@ -12,8 +12,8 @@ from benchmarks.skills import models
 from benchmarks.skills.judges import Judge, rule
 from benchmarks.skills.sampling import Sampler
 from benchmarks.skills.specialists import SPECIALISTS, TEMPERATURE, aggregate_prompts
-from benchmarks.skills.tasks import Question
 from moaa_ray.core.seeds import seed_for
+from moaa_ray.demo.tasks import Question
 from moaa_ray.types import Message
 
 NUM_CANDIDATES = 5

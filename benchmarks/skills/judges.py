@@ -7,10 +7,10 @@ import torch
 
 from benchmarks.skills import models
 from benchmarks.skills.specialists import aggregate_prompts
-from benchmarks.skills.tasks import Question, accuracy
 from benchmarks.skills.teaching import document
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data.documents import DocumentTokenizer
+from moaa_ray.demo.tasks import Question, accuracy
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.step import document_logprobs
 from moaa_ray.training.student import Student

@@ -10,9 +10,9 @@ from benchmarks.skills import arms, judges, models
 from benchmarks.skills.judges import Judge
 from benchmarks.skills.sampling import Sampler
 from benchmarks.skills.specialists import SPECIALISTS
-from benchmarks.skills.tasks import SKILLS, Question, questions
 from benchmarks.skills.training import Recipe, train_student
 from moaa_ray.core.seeds import seed_for
+from moaa_ray.demo.tasks import SKILLS, Question, questions
 
 Rows = Sequence[dict[str, Any]]
 MIXTURE = "SFT on MoA"

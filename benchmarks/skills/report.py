@@ -9,7 +9,7 @@ from benchmarks.skills import statistics
 from benchmarks.skills.arms import TEACHERS
 from benchmarks.skills.one_seed import LONGER, MIXTURE, MORE, SELF_IMPROVED
 from benchmarks.skills.specialists import SPECIALISTS
-from benchmarks.skills.tasks import Question
+from moaa_ray.demo.tasks import Question
 
 _K = len(TEACHERS)
 _BY_MOA = "DPO by MoA"

@@ -23,8 +23,8 @@ from benchmarks import _common
 from benchmarks.skills.one_seed import Settings, run_seed, share
 from benchmarks.skills.report import report, table
 from benchmarks.skills.specialists import SPECIALISTS, make_models, propose
-from benchmarks.skills.tasks import accuracy, questions
 from moaa_ray.data.student_files import digest_of_model
+from moaa_ray.demo.tasks import accuracy, questions
 
 SFT_RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3)
 DPO_RATES = (2.5e-5, 5e-5, 1e-4, 2e-4)

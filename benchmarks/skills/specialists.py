@@ -16,11 +16,11 @@ from random import Random
 
 from benchmarks.skills import models
 from benchmarks.skills.sampling import Sampler
-from benchmarks.skills.tasks import SKILLS, Question, accuracy, questions
 from benchmarks.skills.teaching import document, every_token, teach
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import aggregate_messages, fence_for
 from moaa_ray.data.documents import Document, DocumentTokenizer
+from moaa_ray.demo.tasks import SKILLS, Question, accuracy, questions
 from moaa_ray.types import Message
 
 TEMPERATURE = 0.7

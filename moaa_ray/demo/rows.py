@@ -1,29 +1,4 @@
-"""The demo: tiny models made on the spot, then the whole of MoAA on this machine's CPUs, on real vLLM and training."""
-
-from pathlib import Path
-
-from moaa_ray.loading import RUN
-from moaa_ray.model_folders import resolve_path
-from moaa_ray.pipeline import Views, load_run
-from moaa_ray.tiny import make_tiny_model
-
-_TEMPLATES = ("chatml", "llama3", "gemma", "chatml", "llama3")
-
-
-def prepare_demo(recipe: Path, overrides: list[str]) -> Views:
-    """The demo's recipe, with every model folder that it names made where it is missing."""
-    for seed, (folder, template) in enumerate(zip(_folders(recipe), _TEMPLATES, strict=True)):
-        make_tiny_model(folder, seed=seed, template=template)
-    return load_run(recipe, overrides)
-
-
-def _folders(recipe: Path) -> list[str]:
-    import yaml
-
-    data = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    places = [model["model"] for model in data["models"].values() if model["engine"] == "vllm"]
-    places = [place for place in places if not place.startswith(RUN)] + [data["student"]["model"]]
-    return [resolve_path(recipe.parent, place) for place in places]
+"""Rows of a run as text: a conversation with the proposals that each answer was made of."""
 
 
 def sample_rows(run_dir: str, *, num_rows: int = 2) -> str:

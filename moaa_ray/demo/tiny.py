@@ -10,7 +10,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from moaa_ray.tiny_corpus import CORPUS
+from moaa_ray.demo.tiny_corpus import CORPUS
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

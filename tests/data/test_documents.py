@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moaa_ray.data.documents import Document, DocumentError, DocumentTokenizer
+from moaa_ray.demo.tiny import _train_tokenizer
 from moaa_ray.engines.chat_tokens import ChatTokenizer
 from moaa_ray.errors import ConfigError
-from moaa_ray.tiny import _train_tokenizer
 from moaa_ray.types import Message
 from tests.engines.test_chat_templates import GEMMA, LLAMA3, MISTRAL, make_tokenizer
 

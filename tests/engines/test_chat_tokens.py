@@ -4,9 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moaa_ray.demo.tiny import _train_tokenizer
 from moaa_ray.engines.base import EngineStartError, RequestError
 from moaa_ray.engines.chat_tokens import ChatTokenizer
-from moaa_ray.tiny import _train_tokenizer
 from moaa_ray.types import Message
 
 CONTROL = {

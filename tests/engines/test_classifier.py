@@ -21,6 +21,7 @@ from transformers import (
 from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.data.store import open_store
+from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
 from moaa_ray.engines.build import build_engine
 from moaa_ray.engines.classifier import batches
@@ -33,7 +34,6 @@ from moaa_ray.pool_estimate import estimate_engine
 from moaa_ray.recipe import Recipe
 from moaa_ray.recipe_models import ClassifierModel
 from moaa_ray.run_record import open_run
-from moaa_ray.tiny import make_tiny_model
 from moaa_ray.types import Completion, Message, Request, Sampling
 
 BOS = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}

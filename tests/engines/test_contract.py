@@ -9,9 +9,9 @@ import urllib.request
 
 import pytest
 
+from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.engines.build import build_engine
 from moaa_ray.recipe_models import FakeModel, OpenaiModel
-from moaa_ray.tiny import make_tiny_model
 from tests.engines.contract import check_contract
 from tests.engines.endpoint import Endpoint
 

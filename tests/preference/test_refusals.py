@@ -9,12 +9,12 @@ import pytest
 
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import open_store
+from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_preference, load_recipe, load_training
 from moaa_ray.pipeline import load_run
 from moaa_ray.preference.judge import judge
 from moaa_ray.preference.sample import sample
-from moaa_ray.tiny import make_tiny_model
 from moaa_ray.training_stage.stage import train_stage
 
 RECIPE = """

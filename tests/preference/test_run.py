@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from moaa_ray.tiny import make_tiny_model
+from moaa_ray.demo.tiny import make_tiny_model
 from tests.generation import runs
 
 NUM_ROWS = 24

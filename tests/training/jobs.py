@@ -8,7 +8,7 @@ from moaa_ray.data.documents import DocumentTokenizer
 from moaa_ray.data.store import open_store
 from moaa_ray.data.unit_store import finish, write_chunk
 from moaa_ray.data.units import UnitSettings, pair_units, sft_units
-from moaa_ray.tiny import make_tiny_model
+from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics

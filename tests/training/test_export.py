@@ -12,8 +12,8 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from moaa_ray.data.store import open_store  # noqa: E402
+from moaa_ray.demo.tiny import make_tiny_model  # noqa: E402
 from moaa_ray.errors import StageError  # noqa: E402
-from moaa_ray.tiny import make_tiny_model  # noqa: E402
 from moaa_ray.training.export import export, plan_shards, verify_export  # noqa: E402
 from tests.training.processes import make_strategy, on_workers, save_model, take_steps  # noqa: E402
 from tests.training.students import make_model  # noqa: E402

@@ -16,7 +16,7 @@ pytest.importorskip("trl", reason="parity is measured against TRL, which is not 
 import numpy as np  # noqa: E402
 
 from moaa_ray.data.documents import Document, DocumentTokenizer  # noqa: E402
-from moaa_ray.tiny import LLAMA3, make_tiny_model  # noqa: E402
+from moaa_ray.demo.tiny import LLAMA3, make_tiny_model  # noqa: E402
 from moaa_ray.training.losses import LossSettings  # noqa: E402
 from moaa_ray.training.microbatch import lay_out  # noqa: E402
 from moaa_ray.training.step import PreferenceSettings, document_logprobs, preference_step, sft_step  # noqa: E402
