@@ -84,6 +84,8 @@ class Done:
     step: Step
     text: str
     seconds: float
+    worked: tuple[float, float] | None = None
+    """Unix times of its first and its last work; None where it was found finished."""
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Views:
@@ -129,37 +131,38 @@ def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], Non
         if begin is not None:
             begin(step, number, len(steps))
         started = time.monotonic()
-        text = run_step(step, views, console)
-        done.append(Done(step=step, text=text, seconds=time.monotonic() - started))
+        text, worked = run_step(step, views, console)
+        done.append(Done(step=step, text=text, seconds=time.monotonic() - started, worked=worked))
     return done
 
 
-def run_step(step: Step, views: Views, console: Console) -> str:
-    """One stage in its directory; a short text of what came of it."""
+def run_step(step: Step, views: Views, console: Console) -> tuple[str, tuple[float, float] | None]:
+    """One stage in its directory; a short text of what came of it, and when it first and last worked (unix times)."""
     if step.stage == "generate":
         from moaa_ray.generation.stage import generate
         from moaa_ray.generation.summary import render
 
         assert views.generation is not None  # load_run reads it where the stage is named
-        return render(generate(_with_improved(_at(views.generation, step), step.improved), console=console))
+        summary = generate(_with_improved(_at(views.generation, step), step.improved), console=console)
+        return render(summary), summary.worked
     if step.stage == "sample":
         from moaa_ray.generation.summary import render
         from moaa_ray.preference.sample import sample
 
-        return render(
-            sample(
-                _at(views.preference, step),
-                student=step.student,
-                prompts_from=step.prompts_from,
-                round_number=step.round_number,
-                console=console,
-            )
+        summary = sample(
+            _at(views.preference, step),
+            student=step.student,
+            prompts_from=step.prompts_from,
+            round_number=step.round_number,
+            console=console,
         )
+        return render(summary), summary.worked
     if step.stage == "judge":
         from moaa_ray.preference.judge import judge
         from moaa_ray.preference.judge_text import render_judge
 
-        return render_judge(judge(_at(views.preference, step), console=console))
+        judged = judge(_at(views.preference, step), console=console)
+        return render_judge(judged), judged.rows.worked
     from moaa_ray.training_stage.stage import train_stage
 
     assert views.training is not None
@@ -167,7 +170,8 @@ def run_step(step: Step, views: Views, console: Console) -> str:
     if step.student and step.stage == "dpo":
         dpo = loaded.recipe.dpo.model_copy(update={"student": step.student})
         loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"dpo": dpo}))
-    return train_stage(loaded, step.stage, console=console).text()
+    trained = train_stage(loaded, step.stage, console=console)
+    return trained.text(), trained.worked
 
 
 def _at(loaded: Loaded[R], step: Step) -> Loaded[R]:

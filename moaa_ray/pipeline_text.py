@@ -1,6 +1,7 @@
 """A whole run as text: which step begins, and at the end what each has done."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from rich.console import Console
 
@@ -25,8 +26,21 @@ def render_run(done: Sequence[Done], run_dir: str) -> str:
     total = duration(sum(one.seconds for one in done))
     models = [f"{one.step.run_dir}/models/{one.step.stage}" for one in done if one.step.stage in ("sft", "dpo")]
     ends = [f"whole run: {total}, in {run_dir}", *(f"  model: {model}" for model in models[-1:])]
+    ends[1:1] = [f"  {line}" for line in handovers(done)]
     costs = [cost for one in done for cost in costs_of(one.step.run_dir, one.step.stage, title=one.step.title)]
     return "\n\n".join([*parts, render_costs(costs), "\n".join(ends)])
+
+
+def handovers(done: Sequence[Done]) -> list[str]:
+    """What it took from the last work of a stage to the first of the next: engines, processes, models, Ray."""
+    worked = [(one.step.title, one.worked) for one in done if one.worked]
+    gaps = {}
+    for (_, (_, before)), (title, (first, _)) in pairwise(worked):
+        gaps[title] = max(0.0, first - before)
+    if not gaps:
+        return []
+    told = ", ".join(f"{title} {duration(seconds)}" for title, seconds in gaps.items())
+    return [f"of it {duration(sum(gaps.values()))} between stages, until the next one worked: {told}"]
 
 
 def _indented(text: str) -> str:

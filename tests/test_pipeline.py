@@ -1,5 +1,6 @@
-from moaa_ray.pipeline import Step, steps_of
-from moaa_ray.recipe import Run, RunConfig
+from moaa_ray.pipeline import Done, Step, steps_of
+from moaa_ray.pipeline_text import handovers
+from moaa_ray.recipe import Run, RunConfig, StageName
 
 
 def steps(**run) -> list[Step]:
@@ -37,3 +38,18 @@ def test_an_iteration_is_the_whole_again_with_the_last_tuned_model_in_the_mixtur
     assert {step.run_dir for step in again} == {"/r/iterations/2", "/r/iterations/2/rounds/2"}
     assert again[-1].student == "/r/iterations/2/models/dpo"
     assert again[-1].title == "dpo, iteration 2, round 2"
+
+
+def done(stage: StageName, worked: tuple[float, float] | None) -> Done:
+    return Done(step=Step(stage=stage, run_dir="/r"), text="", seconds=0.0, worked=worked)
+
+
+def test_the_time_between_stages_is_from_the_last_work_of_one_to_the_first_of_the_next():
+    stages = [done("generate", (100, 160)), done("sft", (180, 240)), done("sample", (305, 400))]
+    assert handovers(stages) == ["of it 1m25s between stages, until the next one worked: sft 20s, sample 1m05s"]
+
+
+def test_a_stage_that_was_finished_before_has_no_part_in_the_time_between_stages():
+    stages = [done("generate", (100, 160)), done("sft", None), done("sample", (190, 200))]
+    assert handovers(stages) == ["of it 30s between stages, until the next one worked: sample 30s"]
+    assert handovers([done("generate", None), done("sft", (1, 2))]) == []

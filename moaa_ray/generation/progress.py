@@ -28,6 +28,9 @@ class Progress:
         self._last_change = self._began
         self._warned_at = 0.0
         self._history: list[tuple[float, int, dict[str, int]]] = []
+        self._states: dict[str, tuple[int, list[str]]] = {}
+        self.worked: tuple[float, float] | None = None
+        """Unix times at which rows were first and last seen to move."""
         is_live = self._console.is_terminal
         self._live = Live(console=self._console, auto_refresh=False, transient=True) if is_live else None
 
@@ -45,8 +48,13 @@ class Progress:
         now = time.monotonic()
         done = num_done(snapshot.statuses)
         moved = {pool.name: pool.rows_done + sum(s.calls for s in pool.stats) for pool in snapshot.pools}
+        states = {pool.name: (pool.num_workers, [s.state for s in pool.stats]) for pool in snapshot.pools}
+        if states != self._states:  # an engine that comes up has moved, though its rows have not
+            self._states, self._last_change = states, now
         if not self._history or self._history[-1][1:] != (done, moved):
             self._last_change = now
+            if any(moved.values()):
+                self.worked = (self.worked[0] if self.worked else time.time(), time.time())
         self._history.append((now, done, moved))
         self._history = [entry for entry in self._history if entry[0] > now - _RATE_WINDOW_S]
         if self._live:

@@ -78,6 +78,7 @@ def publish_rows(
         rows_done_now=run.rows_done,
         rows_redone=run.rows_redone,
         planned=run.planned,
+        worked=run.worked,
         max_blocks_in_line=run.max_blocks_in_line,
     )
     return summary, failures

@@ -45,6 +45,8 @@ class StageRun:
     num_phases_begun: int = 0
     planned: Planned | None = None
     """What the planner expected of this start; None where nothing was left to do."""
+    worked: tuple[float, float] | None = None
+    """Unix times of the first and the last work of this start."""
     failed_now: set[str] = field(default_factory=set)
 
     @property
@@ -164,6 +166,8 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
     record(snapshot)
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
+    if progress.worked:
+        run.worked = (run.worked or progress.worked)[0], progress.worked[1]
     if snapshot.stop_reason:
         raise StageError(f"{snapshot.stop_reason}. Finished rows are kept; run the same command again to go on")
     commit.check_owner(run.store, run.epoch)

@@ -58,6 +58,8 @@ class Summary:
     """Over all sessions, killed ones included."""
     planned: Planned | None = None
     """For this session; None where nothing was left to do."""
+    worked: tuple[float, float] | None = None
+    """Unix times of the first and the last work of this session; None where nothing was left to do."""
     seconds: float = 0.0
     rows_done_now: int = 0
     rows_redone: int = 0

@@ -43,6 +43,7 @@ class Meter:
             **result.metrics,
             "tokens": data.num_tokens,
             "targets": data.num_targets,
+            "time": time.time(),
             "seconds": seconds,
             "tokens_per_s": data.num_tokens / seconds,
             "memory_bytes": self._memory(),

@@ -7,8 +7,9 @@ A finished stage starts no Ray. What may change between starts is what only says
 
 import json
 import math
+import time
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -33,56 +34,12 @@ from moaa_ray.training_stage.datasets import (
 )
 from moaa_ray.training_stage.progress import TrainingProgress
 from moaa_ray.training_stage.students import student_of
+from moaa_ray.training_stage.summary import TrainingSummary, summary_of
 
 if TYPE_CHECKING:
     from moaa_ray.training.trainer import Workers
 
 _CHECKPOINTS_A_RUN = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSummary:
-    """What a training stage did; metrics/<stage>.json."""
-
-    stage: str
-    run_dir: str
-    num_rows: int
-    num_units: int
-    num_validation_units: int
-    num_tokens: int
-    """In the training units, once."""
-    dropped: dict[str, int]
-    num_steps: int
-    last: dict[str, float]
-    """The last step's metrics."""
-    best_validation: dict[str, float]
-    trained_tokens: int = 0
-    """Of all steps, prompts included."""
-    train_s: float = 0.0
-    """Seconds of all steps; what restarts repeated, loading and saving are not in it."""
-    num_workers: int = 1
-    gpu_s: float = 0.0
-    """train_s of every GPU; 0 on CPUs."""
-    cost_usd: float | None = None
-    """gpu_s at the recipe's price; None without one."""
-
-    def text(self) -> str:
-        """A few lines for people."""
-        kind = "packs" if self.stage == "sft" else "pairs"
-        held_out = f", {self.num_validation_units:,} kept for validation" if self.num_validation_units else ""
-        lines = [
-            f"{self.stage}: {self.num_rows:,} rows, {self.num_units:,} {kind} of {self.num_tokens:,} tokens{held_out}; "
-            f"{self.last['step'] + 1:,} of {self.num_steps:,} steps, loss {self.last['loss']:.4f}"
-        ]
-        if self.dropped:
-            lines.append("  dropped: " + ", ".join(f"{rule} {n:,}" for rule, n in sorted(self.dropped.items())))
-        if self.best_validation:
-            shown = ", ".join(
-                f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
-            )
-            lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
-        lines.append(f"  model: {self.run_dir}/models/{self.stage}   curve: {self.run_dir}/metrics/{self.stage}.png")
-        return "\n".join(lines)
 
 
 def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None = None) -> TrainingSummary:
@@ -101,12 +58,15 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     join_run(store, loaded)
     epoch = commit.take_epoch(store, commit.owner_record())
     set_stage(store, stage, status="running", epoch=epoch.number)
+    began = time.time()
     with TrainingProgress(store, stage, console=console) as progress:
-        prepared, num_steps, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
-    summary = _with_cost(loaded, _summary(store, stage, prepared, num_steps), store, workers)
+        prepared, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
+    lines = _lines(store, stage)
+    price = loaded.recipe.plan.gpu_hour_usd
+    summary = summary_of(store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price)
     commit.check_owner(store, epoch)
     _write(store, loaded, stage, summary, fingerprint)
-    set_stage(store, stage, status="done", epoch=epoch.number, steps=num_steps)
+    set_stage(store, stage, status="done", epoch=epoch.number, steps=summary.num_steps)
     return summary
 
 
@@ -137,7 +97,8 @@ def _finished(store: Store, stage: Stage, fingerprint: dict[str, str]) -> Traini
         return None
     record = json.loads(store.read(path))
     if record["fingerprint"] == fingerprint:  # with the model gone, training finds itself over and exports again
-        return TrainingSummary(**record["summary"]) if store.exists(f"models/{stage}/config.json") else None
+        done = TrainingSummary(**{**record["summary"], "worked": None})
+        return done if store.exists(f"models/{stage}/config.json") else None
     changed = sorted(
         k for k in {*record["fingerprint"], *fingerprint} if record["fingerprint"].get(k) != fingerprint.get(k)
     )
@@ -155,7 +116,7 @@ def _train(
     fingerprint: dict[str, str],
     epoch: commit.Epoch,
     progress: TrainingProgress,
-) -> tuple[list[Prepared], int, "Workers"]:
+) -> tuple[list[Prepared], "Workers"]:
     """Everything that needs Ray: the units, then the steps."""
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
@@ -192,50 +153,17 @@ def _train(
         )  # fmt: skip
         progress.begin(plan, workers.num)
         run_training(job, workers, attempt=f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}", watch=progress.show)
-    return prepared, plan.num_steps, workers
+    return prepared, workers
 
 
-def _summary(store: Store, stage: Stage, prepared: list[Prepared], num_steps: int) -> TrainingSummary:
+def _lines(store: Store, stage: Stage) -> list[dict]:
+    """The metrics of every step. Raises StageError where training has left no model."""
     from moaa_ray.training.metrics import read_metrics
 
     lines = read_metrics(store, f"metrics/{stage}.jsonl")
     if not lines or not store.exists(f"models/{stage}/config.json"):
         raise StageError(f"{stage}: training ended without a model in {store.uri}/models/{stage}; run it again")
-    validated = [line for line in lines if "validation_loss" in line]
-    best = min(validated, key=lambda line: line["validation_loss"], default={})
-    dropped: dict[str, int] = {}
-    for part in prepared:
-        for rule, n in part.dropped.items():
-            dropped[rule] = dropped.get(rule, 0) + n
-    return TrainingSummary(
-        stage=stage,
-        run_dir=store.uri,
-        num_rows=sum(part.num_rows for part in prepared),
-        num_units=sum(part.num_units for part in prepared),
-        num_validation_units=sum(part.num_validation_units for part in prepared),
-        num_tokens=sum(part.num_tokens for part in prepared),
-        dropped=dropped,
-        num_steps=num_steps,
-        last=lines[-1],
-        best_validation={k: v for k, v in best.items() if k == "step" or k.startswith("validation_")},
-    )
-
-
-def _with_cost(loaded: LoadedTraining, summary: TrainingSummary, store: Store, workers: "Workers") -> TrainingSummary:
-    from moaa_ray.training.metrics import read_metrics
-
-    lines = read_metrics(store, f"metrics/{summary.stage}.jsonl")
-    train_s = sum(line["seconds"] for line in lines)
-    gpu_s = train_s * workers.num * workers.use_gpu
-    price = loaded.recipe.plan.gpu_hour_usd
-    return replace(
-        summary,
-        trained_tokens=int(sum(line["tokens"] for line in lines)),
-        train_s=train_s,
-        num_workers=workers.num,
-        gpu_s=gpu_s,
-        cost_usd=gpu_s / 3600 * price if price is not None and workers.use_gpu else None,
-    )
+    return lines
 
 
 def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: TrainingSummary, fingerprint: dict) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from moaa_ray.tiny import make_tiny_model
+from moaa_ray.demo.tiny import make_tiny_model
 from tests.generation import kills, runs
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,7 @@
 import io
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -119,3 +120,28 @@ def test_rows_of_every_status_are_done():
 def test_durations_are_short():
     given = (0, 59.9, 60, 3599, 3600, 90061)
     assert [duration(s) for s in given] == ["0s", "59s", "1m00s", "59m59s", "1h00m", "25h01m"]
+
+
+def shown_at(monkeypatch, *given: tuple[float, HostStats]) -> tuple[Progress, str]:
+    """The progress that has shown one engine at these seconds, and what it wrote."""
+    clock, out = [0.0], io.StringIO()
+    now = SimpleNamespace(monotonic=lambda: clock[0], time=lambda: 1000 + clock[0])
+    monkeypatch.setattr("moaa_ray.generation.progress.time", now)
+    progress = Progress(title="t", total=1, warn_after_s=60, console=Console(file=out, width=160, color_system=None))
+    for clock[0], stats in given:
+        progress.show(snapshot(pool(stats=[stats])))
+    return progress, out.getvalue()
+
+
+def test_an_engine_that_comes_up_has_moved_though_no_row_has(monkeypatch):
+    up = HostStats(state="up")
+    calm, text = shown_at(monkeypatch, (0, HostStats(state="starting")), (100, up), (150, up))
+    assert "nothing has moved" not in text
+    assert calm.worked is None
+    assert "nothing has moved for 61 s" in shown_at(monkeypatch, (0, up), (61, up))[1]
+
+
+def test_work_is_from_the_first_to_the_last_time_that_a_row_was_seen_to_move(monkeypatch):
+    calls = ((0, 0), (10, 0), (20, 3), (30, 5), (40, 5))
+    progress, _ = shown_at(monkeypatch, *((at, HostStats(state="up", calls=num)) for at, num in calls))
+    assert progress.worked == (1020, 1030)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from moaa_ray.tiny import make_tiny_model
+from moaa_ray.demo.tiny import make_tiny_model
 from tests.generation import runs
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
