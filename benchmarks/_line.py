@@ -15,7 +15,7 @@ from moaa_ray.generation import todo
 from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.generation.line import Line, Pool
 from moaa_ray.generation.worker import PoolWork
-from moaa_ray.recipe_models import VllmModel
+from moaa_ray.settings.models import VllmModel
 from moaa_ray.types import Row
 
 

@@ -29,7 +29,7 @@ def prompt(i: int) -> str:
 
 
 def vllm_model(model: str, device: str):
-    from moaa_ray.recipe_models import VllmModel
+    from moaa_ray.settings.models import VllmModel
 
     return VllmModel(engine="vllm", model=model, context_window=2048, concurrency=CONCURRENCY, device=device)
 
@@ -63,7 +63,7 @@ def run_pool(model: str, rows: int, device: str) -> tuple[float, int]:
     from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
     from moaa_ray.core.passes import StageWork
     from moaa_ray.core.turns import close_turn
-    from moaa_ray.mixture_line import STAGE
+    from moaa_ray.lines.mixture import STAGE
     from moaa_ray.types import Message, Row, Sampling
 
     ask = MixturePass(

@@ -32,7 +32,7 @@ WORDS = "the river and sea are known for what they bring to people who live ther
 
 
 def vllm_model(model: str, device: str, kv_blocks: int):
-    from moaa_ray.recipe_models import VllmModel
+    from moaa_ray.settings.models import VllmModel
 
     args = {"num_gpu_blocks_override": kv_blocks} if kv_blocks else {}
     return VllmModel(
@@ -42,8 +42,8 @@ def vllm_model(model: str, device: str, kv_blocks: int):
 
 def the_line():
     """A judge of one model, as the recipe makes it."""
-    from moaa_ray.judge_line import judge_line
-    from moaa_ray.recipe_preference import LlmJudge
+    from moaa_ray.lines.judge import judge_line
+    from moaa_ray.settings.preference import LlmJudge
 
     judge = LlmJudge(kind="llm", model="m", max_tokens=MAX_TOKENS)
     return judge_line(judge, run_seed=0, num_candidates=NUM_CANDIDATES)

@@ -77,8 +77,8 @@ async def _loop(num_rows: int, block_rows: int, arguments: argparse.Namespace) -
     from moaa_ray.generation.blocks import in_flight_schema, rows_for_passes, with_answers
     from moaa_ray.generation.ends import Admit, Commit
     from moaa_ray.generation.stage import generate_work
+    from moaa_ray.lines.mixture import mixture_passes
     from moaa_ray.loading import load_recipe
-    from moaa_ray.mixture_line import mixture_passes
 
     folder = Path(arguments.folder, f"loop-{num_rows}-{os.getpid()}")
     folder.mkdir()
@@ -122,7 +122,7 @@ def _seed(store, epoch, names: list[str], num_rows: int, num_chars: int) -> list
 
     from moaa_ray.data import commit, schemas
     from moaa_ray.generation.todo import SEED_ROWS
-    from moaa_ray.mixture_line import STAGE
+    from moaa_ray.lines.mixture import STAGE
     from moaa_ray.types import Message, Row
 
     refs = []

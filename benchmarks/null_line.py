@@ -35,8 +35,8 @@ def null_models(arguments: argparse.Namespace) -> dict[str, dict]:
 def planned_block_rows(recipe: Path, num_rows: int) -> int:
     """What the planner chooses for this recipe on this machine."""
     from moaa_ray.core.packing_gpus import Cluster, Node
+    from moaa_ray.lines.mixture import plan_generate, plan_input
     from moaa_ray.loading import load_recipe
-    from moaa_ray.mixture_line import plan_generate, plan_input
 
     loaded = load_recipe(recipe)
     cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=max(2.0, plan_input(loaded.recipe).cpu_slots), gpu=""),))

@@ -34,7 +34,7 @@ def slow_model(arguments: argparse.Namespace) -> dict:
 def measure_bare(arguments: argparse.Namespace) -> list[_logged.Question]:
     """All requests at once on one engine in this process."""
     from moaa_ray.engines.fake import FakeEngine
-    from moaa_ray.recipe_models import FakeModel
+    from moaa_ray.settings.models import FakeModel
     from moaa_ray.types import Message, Request, Sampling
 
     engine = FakeEngine(FakeModel(engine="fake", **slow_model(arguments)))

@@ -2,7 +2,7 @@
 
 To read the code, ten files in this order:
 
-1. recipe.py                 every setting of a run (recipe_*.py: its sections)
+1. recipe.py                 every setting of a run (settings/: its sections)
 2. pipeline.py               the whole of MoAA on one page: the stages in order, and what each writes
 3. core/mixture.py           where a prompt becomes requests, and answers become a row
 4. core/judging.py           where candidates become questions to judges (core/ranking.py: and verdicts a pair)

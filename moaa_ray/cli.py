@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray import cli_data, cli_look, cli_run
-from moaa_ray.cli_log import quiet
-from moaa_ray.cli_run import Overrides, RecipeFile
+from moaa_ray.commands import data, look
+from moaa_ray.commands import run as whole
+from moaa_ray.commands.log import quiet
+from moaa_ray.commands.run import Overrides, RecipeFile
 from moaa_ray.errors import ConfigError, MoaaError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ app = typer.Typer(
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_EXIT = 128
 """A shell's exit code of a command that a signal ended is this much above the signal's number."""
-app.command()(cli_run.demo)
-app.command()(cli_run.run)
+app.command()(whole.demo)
+app.command()(whole.run)
 
 
 @app.command()
@@ -41,7 +42,7 @@ def plan(
 ) -> None:
     """Say what a run would do: pools, replicas, phases, tokens, hours and cost, or exactly why it cannot run."""
     from moaa_ray.loading import load_recipe
-    from moaa_ray.plan_text import plan_for_cli
+    from moaa_ray.planning.text import plan_for_cli
 
     typer.echo(plan_for_cli(load_recipe(recipe, overrides or []), cluster=cluster, num_rows=rows))
 
@@ -130,10 +131,10 @@ def judge(
     typer.echo(render_judge(summary))
 
 
-app.command("check-judge")(cli_data.check_judge)
-app.command()(cli_data.baselines)
-app.command()(cli_look.pairs)
-app.command()(cli_look.trace)
+app.command("check-judge")(data.check_judge)
+app.command()(data.baselines)
+app.command()(look.pairs)
+app.command()(look.trace)
 
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":

@@ -1,17 +1,17 @@
 """The fingerprint of a recipe: what decides rows, field by field.
 
 A run keeps it, and a later start of the same run is told by it whether it would make other rows. How
-the recipe is written as text stands in recipe_yaml.py.
+the recipe is written as text stands in settings/yaml_text.py.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from moaa_ray.recipe import Recipe
-from moaa_ray.recipe_models import Config, Execution, ExecutionKeys, Model
-from moaa_ray.recipe_preference import judge_models
-from moaa_ray.recipe_prompts import SourceConfig
-from moaa_ray.recipe_slots import STUDENT
+from moaa_ray.settings.models import Config, Execution, ExecutionKeys, Model
+from moaa_ray.settings.preference import judge_models
+from moaa_ray.settings.prompts import SourceConfig
+from moaa_ray.settings.slots import STUDENT
 
 _SOURCES = "prompts.sources["
 

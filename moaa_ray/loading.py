@@ -13,14 +13,14 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from moaa_ray import checks
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import model_problems, resolve_path, window_of
 from moaa_ray.recipe import PreferenceRecipe, Recipe, Run, TrainingRecipe
-from moaa_ray.recipe_mixture import MixtureConfig
-from moaa_ray.recipe_models import ClassifierModel, Model, RuleModel, WeightsModel
-from moaa_ray.recipe_slots import name_problems
-from moaa_ray.recipe_yaml import parse_yaml
+from moaa_ray.settings import checks
+from moaa_ray.settings.mixture import MixtureConfig
+from moaa_ray.settings.models import ClassifierModel, Model, RuleModel, WeightsModel
+from moaa_ray.settings.slots import name_problems
+from moaa_ray.settings.yaml_text import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
 _MAX_PROBLEMS = 50

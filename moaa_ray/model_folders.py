@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from moaa_ray import checks
 from moaa_ray.data.locations import without_file_scheme
 from moaa_ray.engines.weights import SCHEMES
-from moaa_ray.recipe_models import ClassifierModel, ModelConfig, VllmModel, WeightsModel
+from moaa_ray.settings import checks
+from moaa_ray.settings.models import ClassifierModel, ModelConfig, VllmModel, WeightsModel
 
 _MAX_JSON_BYTES = 64 * 2**20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")

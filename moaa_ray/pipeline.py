@@ -21,7 +21,7 @@ from rich.console import Console
 
 from moaa_ray.data.filtering import Filter
 from moaa_ray.errors import ConfigError
-from moaa_ray.judge_line import judge_in_use
+from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.loading import (
     Loaded,
     LoadedPreference,
@@ -32,8 +32,8 @@ from moaa_ray.loading import (
     load_training,
 )
 from moaa_ray.recipe import Run, StageName
-from moaa_ray.recipe_models import WeightsModel
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
+from moaa_ray.settings.models import WeightsModel
 
 R = TypeVar("R", bound=Run)
 ORDER: tuple[StageName, ...] = ("generate", "sft", "sample", "judge", "dpo")

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from rich.console import Console
 
-from moaa_ray.costs import costs_of, render_costs
 from moaa_ray.generation.progress import duration
 from moaa_ray.pipeline import Done, Step
+from moaa_ray.reporting.costs import costs_of, render_costs
 
 
 class Announcer:

@@ -10,13 +10,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moaa_ray.recipe_filters import FiltersConfig
-from moaa_ray.recipe_inference import InferenceConfig
-from moaa_ray.recipe_mixture import MixtureConfig
-from moaa_ray.recipe_models import Config, Execution, Model, Name
-from moaa_ray.recipe_preference import Judge, JudgeConfig, SampleConfig
-from moaa_ray.recipe_prompts import PromptsConfig
-from moaa_ray.recipe_training import DpoConfig, SftConfig, StudentConfig
+from moaa_ray.settings.filters import FiltersConfig
+from moaa_ray.settings.inference import InferenceConfig
+from moaa_ray.settings.mixture import MixtureConfig
+from moaa_ray.settings.models import Config, Execution, Model, Name
+from moaa_ray.settings.preference import Judge, JudgeConfig, SampleConfig
+from moaa_ray.settings.prompts import PromptsConfig
+from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 
 StageName = Literal["generate", "sft", "sample", "judge", "dpo"]
 

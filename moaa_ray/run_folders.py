@@ -14,8 +14,8 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.loading import RUN, Loaded
 from moaa_ray.model_folders import local_problems, resolve_model
 from moaa_ray.recipe import PreferenceRecipe, Run
-from moaa_ray.recipe_models import VllmModel, WeightsModel
-from moaa_ray.recipe_slots import STUDENT
+from moaa_ray.settings.models import VllmModel, WeightsModel
+from moaa_ray.settings.slots import STUDENT
 
 R = TypeVar("R", bound=Run)
 

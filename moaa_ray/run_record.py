@@ -18,8 +18,8 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.loading import Loaded, LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.recipe_models import Model, WeightsModel
-from moaa_ray.recipe_yaml import resolved_yaml
+from moaa_ray.settings.models import Model, WeightsModel
+from moaa_ray.settings.yaml_text import resolved_yaml
 
 _RUN = "run.json"
 _SUMMARY = "summary.json"

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_recipe
 from moaa_ray.model_folders import resolve_model, resolve_path
-from moaa_ray.recipe_models import OpenaiModel
-from moaa_ray.recipe_yaml import resolved_yaml
+from moaa_ray.settings.models import OpenaiModel
+from moaa_ray.settings.yaml_text import resolved_yaml
 
 RECIPE = {
     "name": "demo",

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from moaa_ray.recipe import Recipe
-from moaa_ray.recipe_mixture import LayerConfig, MixtureConfig, ProposerConfig, SlotConfig
-from moaa_ray.recipe_models import OpenaiModel, ReplicaRange, VllmModel
+from moaa_ray.settings.mixture import LayerConfig, MixtureConfig, ProposerConfig, SlotConfig
+from moaa_ray.settings.models import OpenaiModel, ReplicaRange, VllmModel
 
 
 def layer(*names: str, **fields) -> LayerConfig:

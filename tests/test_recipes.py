@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe, load_training
-from moaa_ray.mixture_line import plan_generate
-from moaa_ray.plan_text import parse_cluster, render_plan, stages_to_plan
-from moaa_ray.planner import StagePlan, plan_stage
+from moaa_ray.planning.planner import StagePlan, plan_stage
+from moaa_ray.planning.text import parse_cluster, render_plan, stages_to_plan
 
 JOBS = Path(__file__).parents[1] / "jobs"
 CLUSTERS = {

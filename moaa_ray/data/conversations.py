@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from moaa_ray.data.readers import no_column
 from moaa_ray.errors import ConfigError
-from moaa_ray.recipe_prompts import ColumnsConfig
+from moaa_ray.settings.prompts import ColumnsConfig
 from moaa_ray.types import Message
 
 MAX_ID_CHARS = 512

@@ -23,8 +23,8 @@ from moaa_ray.data.conversations import UnusableError, digest_of, find_columns, 
 from moaa_ray.data.locations import find_files, source_name
 from moaa_ray.data.readers import BadRecord, column_names, read_records
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe_filters import FiltersConfig
-from moaa_ray.recipe_prompts import ColumnsConfig
+from moaa_ray.settings.filters import FiltersConfig
+from moaa_ray.settings.prompts import ColumnsConfig
 from moaa_ray.types import Message
 
 if TYPE_CHECKING:

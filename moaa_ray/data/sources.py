@@ -49,7 +49,7 @@ from moaa_ray.data.conversations import (
 from moaa_ray.data.locations import Place, SourceFiles, find_files, source_name
 from moaa_ray.data.readers import BadRecord, column_names, read_records
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe_prompts import PromptsConfig, SourceConfig
+from moaa_ray.settings.prompts import PromptsConfig, SourceConfig
 from moaa_ray.types import Message
 
 _PEEKED_ROWS, _BATCH_ROWS, _BATCH_CHARS, _SHOWN_CHARS = 100, 1000, 8_000_000, 500

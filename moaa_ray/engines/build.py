@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from moaa_ray.engines.base import Engine
-from moaa_ray.recipe_models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
+from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
 
 
 def build_engine(config: Model, *, on_gpu: bool = False, share: float = 1.0) -> Engine:

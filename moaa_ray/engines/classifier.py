@@ -15,7 +15,7 @@ from moaa_ray.engines.chat_tokens import ChatTokenizer
 from moaa_ray.engines.reward_model import RewardModel, load_reward_model
 from moaa_ray.engines.rule import split_candidate
 from moaa_ray.engines.weights import local_weights
-from moaa_ray.recipe_models import ClassifierModel
+from moaa_ray.settings.models import ClassifierModel
 from moaa_ray.types import Completion, Message, Request
 
 

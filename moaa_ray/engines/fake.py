@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines import fake_text
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
-from moaa_ray.recipe_models import FakeModel
+from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Completion, Message, Request, Sampling
 
 _TOKENS_PER_MESSAGE = 4

@@ -23,7 +23,7 @@ from moaa_ray.engines.endpoint_format import (
     request_body,
 )
 from moaa_ray.engines.endpoint_limits import AdaptiveLimit, RateLimit, backoff_s, retry_after_s
-from moaa_ray.recipe_models import OpenaiModel
+from moaa_ray.settings.models import OpenaiModel
 from moaa_ray.types import Completion, Message, Request
 
 _CONNECT_TIMEOUT_S = 10.0

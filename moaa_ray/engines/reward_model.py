@@ -7,7 +7,7 @@ that bring code of their own, and weights that are not safetensors.
 from collections.abc import Callable, Mapping, Sequence
 
 from moaa_ray.engines.base import EngineStartError
-from moaa_ray.recipe_models import ClassifierModel
+from moaa_ray.settings.models import ClassifierModel
 
 
 class RewardModel:

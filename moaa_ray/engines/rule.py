@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
-from moaa_ray.recipe_models import RuleModel
+from moaa_ray.settings.models import RuleModel
 from moaa_ray.types import Completion, Message, Request
 
 Rule = Callable[[Sequence[Message], str], float]

@@ -13,7 +13,7 @@ from pathlib import Path
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
 from moaa_ray.engines.chat_tokens import ChatTokenizer
 from moaa_ray.engines.weights import local_weights
-from moaa_ray.recipe_models import VllmModel
+from moaa_ray.settings.models import VllmModel
 from moaa_ray.types import Completion, Message, Request, Sampling
 
 

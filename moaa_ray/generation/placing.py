@@ -15,8 +15,8 @@ from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.model_folders import resolve_model, resolve_path
-from moaa_ray.planner import PlanInput
-from moaa_ray.recipe_models import Model, ReplicaRange, WeightsModel
+from moaa_ray.planning.planner import PlanInput
+from moaa_ray.settings.models import Model, ReplicaRange, WeightsModel
 
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 

@@ -23,8 +23,8 @@ from moaa_ray.generation import results, todo
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage, statuses_of
 from moaa_ray.generation.summary import Summary, render
 from moaa_ray.generation.todo import Prompts
+from moaa_ray.lines.mixture import STAGE, mixture_passes, plan_input, prompt_versions
 from moaa_ray.loading import LoadedRecipe
-from moaa_ray.mixture_line import STAGE, mixture_passes, plan_input, prompt_versions
 from moaa_ray.run_record import digest_of_run, open_run, set_stage
 
 

@@ -23,7 +23,7 @@ from moaa_ray.generation.summary import Planned, PoolSummary, pool_summary
 from moaa_ray.generation.todo import Prompts, Step
 from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
-from moaa_ray.planner import PlanInput, plan_stage
+from moaa_ray.planning.planner import PlanInput, plan_stage
 from moaa_ray.run_record import set_stage
 
 

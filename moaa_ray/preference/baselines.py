@@ -26,7 +26,7 @@ from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.generation.results import write_failures
-from moaa_ray.judge_line import judge_in_use
+from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.baseline_rows import Baseline, BaselineSummary, Collector
 from moaa_ray.preference.best import rank_answers

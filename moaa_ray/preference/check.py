@@ -24,7 +24,7 @@ from moaa_ray.data.chunks import digest_of_files
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.generation.summary import Summary
-from moaa_ray.judge_line import STAGE, judge_in_use
+from moaa_ray.lines.judge import STAGE, judge_in_use
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.check_pairs import LabelledPairs, read_pairs
 from moaa_ray.preference.check_scores import Habits, Outcome, Scores, habits_of, outcome_of, scores_of

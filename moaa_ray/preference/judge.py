@@ -26,15 +26,15 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.summary import Summary
-from moaa_ray.judge_line import STAGE, judge_in_use, judge_line, plan_input, prompt_versions
+from moaa_ray.lines.judge import STAGE, judge_in_use, judge_line, plan_input, prompt_versions
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.pairs import PairsSummary, publish_pairs
 from moaa_ray.preference.sample import candidate_record, row_of_candidates
 from moaa_ray.preference.stage import RowStage, put_through
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.recipe_preference import judge_models
 from moaa_ray.run_folders import judge_folder, with_run_models
 from moaa_ray.run_record import join_run, model_digests
+from moaa_ray.settings.preference import judge_models
 from moaa_ray.types import Row
 
 

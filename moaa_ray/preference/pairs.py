@@ -18,7 +18,7 @@ from moaa_ray.data.filtering import Filter
 from moaa_ray.data.store import Store
 from moaa_ray.generation.results import write_failures
 from moaa_ray.generation.todo import SEED_ROWS
-from moaa_ray.judge_line import STAGE
+from moaa_ray.lines.judge import STAGE
 from moaa_ray.loading import Loaded
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.run_record import join_run, set_stage

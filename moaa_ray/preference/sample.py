@@ -19,13 +19,13 @@ from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.summary import Summary
+from moaa_ray.lines.sample import STAGE, plan_input, sample_work
 from moaa_ray.loading import Loaded
 from moaa_ray.preference.stage import RowStage, put_through
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.recipe_prompts import PromptsConfig
 from moaa_ray.run_folders import student_digest, with_student
 from moaa_ray.run_record import join_run
-from moaa_ray.sample_line import STAGE, plan_input, sample_work
+from moaa_ray.settings.prompts import PromptsConfig
 from moaa_ray.types import Completion, Failure, Row
 
 

@@ -14,7 +14,7 @@ from moaa_ray.data.store import Store
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
 from moaa_ray.generation.summary import Summary
-from moaa_ray.planner import PlanInput
+from moaa_ray.planning.planner import PlanInput
 from moaa_ray.run_record import check_stage, set_stage
 from moaa_ray.types import Row
 

@@ -20,7 +20,7 @@ from moaa_ray.data.schemas import SFT, Record, messages_from
 from moaa_ray.data.store import Store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.generation.todo import SEED_ROWS
-from moaa_ray.mixture_line import DIRECT
+from moaa_ray.lines.mixture import DIRECT
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.types import Message
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moaa_ray import checks
 from moaa_ray.data.publish import read_manifest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe_yaml import parse_yaml
 from moaa_ray.reporting.lookup import is_published
 from moaa_ray.run_folders import judge_folder
+from moaa_ray.settings import checks
+from moaa_ray.settings.yaml_text import parse_yaml
 
 STAGE = "judge"
 

@@ -20,7 +20,7 @@ from moaa_ray.data.unit_store import UnitStore, finish
 from moaa_ray.data.units import UnitSettings
 from moaa_ray.errors import DataError
 from moaa_ray.loading import RUN
-from moaa_ray.recipe_training import DpoConfig, SftConfig, TrainingData
+from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
 from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
 
 CHUNK_ROWS = 4096

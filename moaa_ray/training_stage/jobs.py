@@ -7,7 +7,7 @@ import ray
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedTraining
-from moaa_ray.recipe_training import DpoConfig, SftConfig
+from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.losses import LossSettings
 from moaa_ray.training.optimizer import AdamWSettings

@@ -20,8 +20,8 @@ from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
-from moaa_ray.recipe_training import DpoConfig, SftConfig
 from moaa_ray.run_record import join_run, put_summary, set_stage
+from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import (
     Dataset,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.passes import CannotAskError
-from moaa_ray.judge_line import JudgeLine, judge_line
-from moaa_ray.recipe_preference import AspectsJudge, Judge, JuryJudge, LlmJudge, MixtureJudge, ScoreJudge
+from moaa_ray.lines.judge import JudgeLine, judge_line
+from moaa_ray.settings.preference import AspectsJudge, Judge, JuryJudge, LlmJudge, MixtureJudge, ScoreJudge
 from moaa_ray.types import Answer, Failure, Request, Row
 from tests.core.rows import UNLIMITED, row, said
 

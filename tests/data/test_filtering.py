@@ -11,7 +11,7 @@ import pytest
 
 from moaa_ray.data.filtering import Filter
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe_filters import FiltersConfig
+from moaa_ray.settings.filters import FiltersConfig
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PROMPTS, COMPLETIONS = DATA / "alpaca_eval_prompts.parquet", DATA / "alpaca_eval_completions.parquet"

@@ -16,7 +16,7 @@ from moaa_ray.data import schemas
 from moaa_ray.data.schema_check import check_schema
 from moaa_ray.data.sources import ingest, read_prompts, start_turns
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.recipe_prompts import PromptsConfig
+from moaa_ray.settings.prompts import PromptsConfig
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data"

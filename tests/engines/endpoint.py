@@ -13,7 +13,7 @@ from aiohttp import web
 
 from moaa_ray.engines.base import RequestError
 from moaa_ray.engines.fake import FakeEngine
-from moaa_ray.recipe_models import FakeModel
+from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Message, Request, Sampling
 
 

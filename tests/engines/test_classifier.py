@@ -28,12 +28,12 @@ from moaa_ray.engines.classifier import batches
 from moaa_ray.engines.reward_model import in_halves
 from moaa_ray.errors import ConfigError
 from moaa_ray.generation.placing import line_pools
+from moaa_ray.lines.mixture import mixture_passes, plan_generate, plan_input
 from moaa_ray.loading import LoadedRecipe, load_recipe
-from moaa_ray.mixture_line import mixture_passes, plan_generate, plan_input
-from moaa_ray.pool_estimate import estimate_engine
+from moaa_ray.planning.pool_estimate import estimate_engine
 from moaa_ray.recipe import Recipe
-from moaa_ray.recipe_models import ClassifierModel
 from moaa_ray.run_record import open_run
+from moaa_ray.settings.models import ClassifierModel
 from moaa_ray.types import Completion, Message, Request, Sampling
 
 BOS = {"llama3": "<|begin_of_text|>", "gemma": "<bos>"}

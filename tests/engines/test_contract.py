@@ -11,7 +11,7 @@ import pytest
 
 from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.engines.build import build_engine
-from moaa_ray.recipe_models import FakeModel, OpenaiModel
+from moaa_ray.settings.models import FakeModel, OpenaiModel
 from tests.engines.contract import check_contract
 from tests.engines.endpoint import Endpoint
 

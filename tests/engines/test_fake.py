@@ -11,7 +11,7 @@ import pytest
 
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
 from moaa_ray.engines.fake import FakeEngine
-from moaa_ray.recipe_models import FakeModel
+from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Completion, Message, Request
 from tests.engines.contract import again, ask
 

@@ -13,7 +13,7 @@ from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestErro
 from moaa_ray.engines.endpoint_format import estimated_tokens
 from moaa_ray.engines.endpoint_limits import AdaptiveLimit, RateLimit, backoff_s, retry_after_s
 from moaa_ray.engines.openai import OpenaiEngine
-from moaa_ray.recipe_models import OpenaiModel
+from moaa_ray.settings.models import OpenaiModel
 from moaa_ray.types import Completion, Request
 from tests.engines.contract import ask
 from tests.engines.endpoint import Endpoint

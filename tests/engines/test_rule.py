@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
 from moaa_ray.engines.build import build_engine
 from moaa_ray.engines.rule import BUILT_IN
-from moaa_ray.recipe_models import BUILT_IN_RULES, RuleModel
+from moaa_ray.settings.models import BUILT_IN_RULES, RuleModel
 from moaa_ray.types import Completion, Message, Request, Sampling
 
 MODULE = """

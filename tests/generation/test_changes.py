@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from moaa_ray.data.store import open_store
+from moaa_ray.lines.mixture import prompt_versions
 from moaa_ray.loading import load_recipe
-from moaa_ray.mixture_line import prompt_versions
 from moaa_ray.run_record import open_run
 from tests.generation import resumes, runs
 

@@ -4,8 +4,8 @@ import pytest
 
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.generation.placing import line_pools
+from moaa_ray.lines.mixture import mixture_passes, plan_generate, plan_input
 from moaa_ray.loading import load_recipe
-from moaa_ray.mixture_line import mixture_passes, plan_generate, plan_input
 
 RECIPE = """
 name: run

@@ -8,7 +8,7 @@ from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.local_store import LocalStore
 from moaa_ray.errors import DataError
 from moaa_ray.generation.todo import Step, blocks_for, first_rows, next_steps, restart_turns, seed_rows, unchanged
-from moaa_ray.mixture_line import STAGE
+from moaa_ray.lines.mixture import STAGE
 from moaa_ray.types import Failure, Message, Row
 from tests.core.rows import aggregator, proposer, row, said, work_of
 

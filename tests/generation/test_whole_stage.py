@@ -7,7 +7,7 @@ import pytest
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.engines.fake import FakeEngine
-from moaa_ray.recipe_models import FakeModel
+from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Message, Request, Sampling
 from tests.generation import resumes, runs, servers
 

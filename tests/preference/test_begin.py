@@ -13,10 +13,10 @@ from moaa_ray.loading import load_preference
 from moaa_ray.preference.sample import plan_input, rows_to_sample, sample_work
 from moaa_ray.preference.stage import RowStage, begin
 from moaa_ray.recipe import Run
-from moaa_ray.recipe_models import FakeModel
-from moaa_ray.recipe_preference import SampleConfig
 from moaa_ray.run_folders import with_student
 from moaa_ray.run_record import join_run
+from moaa_ray.settings.models import FakeModel
+from moaa_ray.settings.preference import SampleConfig
 from tests.core.rows import row
 
 STAGE = "sample"

@@ -21,7 +21,7 @@ from moaa_ray.preference.check import check_judge
 from moaa_ray.preference.check_pairs import NUM_MATH_PAIRS, SECTIONS, LabelledPair, read_pairs
 from moaa_ray.preference.check_scores import Outcome, habits_of, outcome_of, scores_of
 from moaa_ray.preference.check_text import render_check
-from moaa_ray.recipe_preference import Judge
+from moaa_ray.settings.preference import Judge
 from moaa_ray.types import Message, Request, Sampling
 from tests.core.judges import Script, always_a, aspects, better, judge_row, jury, line_of, llm, pass_of, score, script
 from tests.core.judges import shown as seen

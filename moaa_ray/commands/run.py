@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moaa_ray.cli_log import quiet
+from moaa_ray.commands.log import quiet
 
 if TYPE_CHECKING:
     from moaa_ray.pipeline import Views
 
-_JOBS = Path(__file__).parent.parent / "jobs"
+_JOBS = Path(__file__).parents[2] / "jobs"
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe: one YAML file, one run; jobs/ has some that work.")]
 Overrides = Annotated[

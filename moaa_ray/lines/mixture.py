@@ -7,11 +7,11 @@ from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.templates import AGGREGATE_VERSION, aggregate_messages
-from moaa_ray.planner import PlanInput, StagePlan, plan_stage
-from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.recipe import Recipe, Run
-from moaa_ray.recipe_mixture import SlotConfig
-from moaa_ray.recipe_models import FakeModel
+from moaa_ray.settings.mixture import SlotConfig
+from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Message, Sampling
 
 STAGE = "generate"

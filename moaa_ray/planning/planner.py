@@ -2,7 +2,7 @@
 
 Reads config.json of local model folders and the built-in table of published shapes; no network, no Ray, no torch. How
 pools are built stands here, what one engine takes in pool_estimate.py, the search in core/planning.py, the text in
-plan_text.py.
+text.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, Plan, plan_line
 from moaa_ray.errors import ConfigError
-from moaa_ray.pool_estimate import PassLoad, estimate_engine
+from moaa_ray.planning.pool_estimate import PassLoad, estimate_engine
 from moaa_ray.recipe import Run
-from moaa_ray.recipe_inference import InferenceConfig
-from moaa_ray.recipe_models import Model, ReplicaRange, VllmModel
+from moaa_ray.settings.inference import InferenceConfig
+from moaa_ray.settings.models import Model, ReplicaRange, VllmModel
 
 ASSUMED_ROWS = 10_000
 """Rows that a plan is made for when their number is not known yet."""

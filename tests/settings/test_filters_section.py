@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from moaa_ray.recipe_filters import FiltersConfig
+from moaa_ray.settings.filters import FiltersConfig
 
 
 def test_by_default_nothing_is_filtered():

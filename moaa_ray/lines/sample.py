@@ -5,9 +5,9 @@ from pathlib import Path
 
 from moaa_ray.core.candidates import CANDIDATES, CandidatePass, close_candidates, forget_failures
 from moaa_ray.core.passes import StageWork
-from moaa_ray.mixture_line import expected_completion, sampling_of
-from moaa_ray.planner import PlanInput
-from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.lines.mixture import expected_completion, sampling_of
+from moaa_ray.planning.planner import PlanInput
+from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.recipe import Run
 
 STAGE = "sample"

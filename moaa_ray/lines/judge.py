@@ -18,11 +18,11 @@ from moaa_ray.core.judging import AssessPass, CriteriaPass, DecidePass, PairPass
 from moaa_ray.core.passes import Pass, StageWork
 from moaa_ray.core.scoring import ScorePass
 from moaa_ray.errors import ConfigError
-from moaa_ray.mixture_line import expected_completion, sampling_of
-from moaa_ray.planner import PlanInput
-from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.lines.mixture import expected_completion, sampling_of
+from moaa_ray.planning.planner import PlanInput
+from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.recipe import Run
-from moaa_ray.recipe_preference import (
+from moaa_ray.settings.preference import (
     AspectsJudge,
     Judge,
     JudgeSlotConfig,

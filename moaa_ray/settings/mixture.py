@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from moaa_ray.recipe_models import NAME, Config
+from moaa_ray.settings.models import NAME, Config
 
 
 class SlotConfig(Config):

@@ -9,7 +9,7 @@ import yaml
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_recipe
 from moaa_ray.model_folders import window_of
-from moaa_ray.recipe_models import FakeModel, VllmModel
+from moaa_ray.settings.models import FakeModel, VllmModel
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
 

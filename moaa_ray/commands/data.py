@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moaa_ray.cli_log import quiet
+from moaa_ray.commands.log import quiet
 from moaa_ray.errors import ConfigError
 
 _OVERRIDE = re.compile(r"[\w.-]+=")

@@ -5,10 +5,10 @@ from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.judging import CriteriaPass
 from moaa_ray.core.scoring import ScorePass
 from moaa_ray.errors import ConfigError
-from moaa_ray.judge_line import JudgeLine, judge_in_use, judge_line, plan_input, prompt_versions
-from moaa_ray.pool_estimate import PassLoad
+from moaa_ray.lines.judge import JudgeLine, judge_in_use, judge_line, plan_input, prompt_versions
+from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.recipe_preference import ASPECTS, AspectsJudge, LlmJudge, MixtureJudge, SampleConfig, judge_models
+from moaa_ray.settings.preference import ASPECTS, AspectsJudge, LlmJudge, MixtureJudge, SampleConfig, judge_models
 
 PAPER = {
     "kind": "mixture",

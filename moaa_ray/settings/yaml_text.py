@@ -7,9 +7,9 @@ import re
 
 import yaml
 
-from moaa_ray import checks
 from moaa_ray.errors import ConfigError
 from moaa_ray.recipe import Run
+from moaa_ray.settings import checks
 
 SCALARS = {
     "null": (r"~|null|", ["~", "n", ""]),

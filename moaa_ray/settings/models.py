@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from moaa_ray.recipe_base import NAME, Config, Execution, ExecutionKeys, ModelConfig, Name, ReplicaRange
+from moaa_ray.settings.base import NAME, Config, Execution, ExecutionKeys, ModelConfig, Name, ReplicaRange
 
 __all__ = [
     "BUILT_IN_RULES", "EXECUTION_ARGS", "NAME", "ClassifierModel", "Config", "Execution", "ExecutionKeys", "FakeModel",

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from moaa_ray.recipe_inference import InferenceConfig
-from moaa_ray.recipe_mixture import SlotConfig
-from moaa_ray.recipe_models import Config, Execution
-from moaa_ray.recipe_prompts import SourceConfig
+from moaa_ray.settings.inference import InferenceConfig
+from moaa_ray.settings.mixture import SlotConfig
+from moaa_ray.settings.models import Config, Execution
+from moaa_ray.settings.prompts import SourceConfig
 
 ASPECTS = ("instruction following", "honesty", "truthfulness", "helpfulness")
 """UltraFeedback's four aspects."""

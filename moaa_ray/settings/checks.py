@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from moaa_ray.core.budget import MIN_PROPOSAL_TOKENS
 from moaa_ray.recipe import Recipe
-from moaa_ray.recipe_mixture import MixtureConfig, SlotConfig
-from moaa_ray.recipe_models import Model
+from moaa_ray.settings.mixture import MixtureConfig, SlotConfig
+from moaa_ray.settings.models import Model
 
 PROMPT_TOKENS = 256
 """Tokens of a context window that stay for the conversation itself."""

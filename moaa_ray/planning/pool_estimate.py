@@ -18,7 +18,7 @@ from moaa_ray.core.throughput import (
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.recipe_models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
+from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""

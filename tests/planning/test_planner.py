@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from moaa_ray.errors import ConfigError
+from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe
-from moaa_ray.mixture_line import plan_generate
-from moaa_ray.plan_text import duration, parse_cluster, plan_for_cli, render_plan
+from moaa_ray.planning.text import duration, parse_cluster, plan_for_cli, render_plan
 from moaa_ray.recipe import Recipe
 
 FAKE = {"engine": "fake", "tokens_per_s": 100, "completion_tokens": 100}
@@ -183,7 +183,7 @@ def test_durations_are_for_people():
 
 
 def test_the_command_plans_a_recipe_file_on_a_cluster_in_one_line():
-    loaded = load_recipe(Path(__file__).parents[1] / "jobs" / "self_moa.yaml")
+    loaded = load_recipe(Path(__file__).parents[2] / "jobs" / "self_moa.yaml")
     text = plan_for_cli(loaded, cluster="gpus=1,gpu=H200,cpus=8", num_rows=100)
     assert text.startswith("100 rows on 1 x H200, 8 CPU slots, 1 node")
     assert "the figures are for 10,000 rows" in plan_for_cli(loaded, cluster="gpus=1,gpu=H200", num_rows=0)

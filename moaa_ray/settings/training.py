@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moaa_ray.recipe_models import Config, Execution
+from moaa_ray.settings.models import Config, Execution
 
 
 class StudentConfig(Config):

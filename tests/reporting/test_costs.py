@@ -1,7 +1,7 @@
 import json
 
-from moaa_ray.costs import costs_of, render_costs
 from moaa_ray.data.local_store import LocalStore
+from moaa_ray.reporting.costs import costs_of, render_costs
 
 POOL = {"name": "decide.qwen", "calls": 1200, "prompt_tokens": 900_000, "completion_tokens": 60_000, "gpu_s": 1800.0}
 TRAINING = {"num_steps": 40, "num_workers": 8, "trained_tokens": 5_000_000, "gpu_s": 5400.0, "cost_usd": 3.0}

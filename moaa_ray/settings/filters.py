@@ -8,7 +8,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from moaa_ray.recipe_models import Config
+from moaa_ray.settings.models import Config
 
 
 class FiltersConfig(Config):

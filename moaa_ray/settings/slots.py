@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from moaa_ray.checks import choices, mapping, nearest, shown
+from moaa_ray.settings.checks import choices, mapping, nearest, shown
 
 STUDENT = "student"
 """The name under `models` that is sampled from, where sample.model names none."""

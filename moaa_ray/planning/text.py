@@ -8,14 +8,14 @@ from math import ceil
 from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.errors import ConfigError
-from moaa_ray.judge_line import judge_in_use
-from moaa_ray.judge_line import plan_input as plan_judge
+from moaa_ray.lines.judge import judge_in_use
+from moaa_ray.lines.judge import plan_input as plan_judge
+from moaa_ray.lines.mixture import STAGE as GENERATE
+from moaa_ray.lines.mixture import plan_input
+from moaa_ray.lines.sample import plan_input as plan_sample
 from moaa_ray.loading import LoadedRecipe
-from moaa_ray.mixture_line import STAGE as GENERATE
-from moaa_ray.mixture_line import plan_input
-from moaa_ray.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
 from moaa_ray.run_folders import with_student
-from moaa_ray.sample_line import plan_input as plan_sample
 
 CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""

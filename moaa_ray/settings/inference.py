@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moaa_ray.recipe_models import Config, Execution
+from moaa_ray.settings.models import Config, Execution
 
 
 class InferenceConfig(Config):

@@ -1,0 +1,1 @@
+"""The commands of `moaa` that are more than a call; cli.py puts them together."""

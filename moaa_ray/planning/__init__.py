@@ -1,0 +1,1 @@
+"""What a run would do on a cluster: pools, replicas, phases, tokens, hours, cost."""
