@@ -41,10 +41,10 @@ def plan(
     rows: Annotated[int, typer.Option(help="Plan for so many prompts instead of counting them.", min=0)] = 0,
 ) -> None:
     """Say what a run would do: pools, replicas, phases, tokens, hours and cost, or exactly why it cannot run."""
-    from moaa_ray.loading import load_recipe
-    from moaa_ray.planning.text import plan_for_cli
+    from moaa_ray.loading import load_to_plan
+    from moaa_ray.planning.run import plan_for_cli
 
-    typer.echo(plan_for_cli(load_recipe(recipe, overrides or []), cluster=cluster, num_rows=rows))
+    typer.echo(plan_for_cli(load_to_plan(recipe, overrides or []), cluster=cluster, num_rows=rows))
 
 
 @app.command()

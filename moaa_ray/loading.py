@@ -68,6 +68,13 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTrai
     return _load(path, overrides, TrainingRecipe)
 
 
+def load_to_plan(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe | LoadedTraining:
+    """The recipe of a run, or one for training alone: with a student and without a mixture."""
+    data = parse_yaml(_read(Path(path)), str(path))
+    is_training = isinstance(data, dict) and "student" in data and "mixture" not in data
+    return load_training(path, overrides) if is_training else load_recipe(path, overrides)
+
+
 def _load(path: str | Path, overrides: Sequence[str], kind: type[R]) -> Loaded[R]:
     path = Path(path)
     base_dir = Path(os.path.abspath(path)).parent

@@ -31,12 +31,11 @@ from moaa_ray.loading import (
     load_recipe,
     load_training,
 )
-from moaa_ray.recipe import Run, StageName
+from moaa_ray.recipe import STAGES, Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.settings.models import WeightsModel
 
 R = TypeVar("R", bound=Run)
-ORDER: tuple[StageName, ...] = ("generate", "sft", "sample", "judge", "dpo")
 REPEATED: tuple[StageName, ...] = ("sample", "judge", "dpo")
 """The stages of a further round."""
 
@@ -194,8 +193,8 @@ def _check_stages(loaded: LoadedPreference) -> None:
     """Raise ConfigError where a stage that is named lacks what it needs, before any of them starts."""
     recipe = loaded.recipe
     stages, names = recipe.run.stages, ", ".join(recipe.run.stages)
-    if list(stages) != sorted(set(stages), key=ORDER.index):
-        raise ConfigError(f"run.stages = [{names}]: each at most once and in the order {', '.join(ORDER)}; sort them")
+    if list(stages) != sorted(set(stages), key=STAGES.index):
+        raise ConfigError(f"run.stages = [{names}]: each at most once and in the order {', '.join(STAGES)}; sort them")
     if "judge" in stages:
         judge_in_use(recipe)
     if recipe.run.rounds > 1 and not set(REPEATED) <= set(stages):
@@ -210,10 +209,10 @@ def _check_stages(loaded: LoadedPreference) -> None:
 def _check_improves(loaded: LoadedPreference, names: str) -> None:
     recipe = loaded.recipe
     improves = recipe.run.improves
-    if list(recipe.run.stages) != list(ORDER):
+    if list(recipe.run.stages) != list(STAGES):
         raise ConfigError(
             f"run.iterations = {recipe.run.iterations} with run.stages = [{names}]: an iteration is all of "
-            f"{', '.join(ORDER)}; leave run.stages out, or set iterations to 1"
+            f"{', '.join(STAGES)}; leave run.stages out, or set iterations to 1"
         )
     if not isinstance(recipe.models.get(improves), WeightsModel):
         raise ConfigError(

@@ -6,7 +6,7 @@ The sections stand in recipe_*.py, one file each. Nothing here imports Ray, torc
 """
 
 from os.path import normpath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,8 @@ from moaa_ray.settings.prompts import PromptsConfig
 from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 
 StageName = Literal["generate", "sft", "sample", "judge", "dpo"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+"""In the order in which they run."""
 
 
 class GenerateConfig(InferenceConfig):
@@ -53,7 +55,7 @@ class PlanConfig(Config):
 class RunConfig(Config):
     """What `moaa run` does."""
 
-    stages: list[StageName] = Field(default=["generate", "sft", "sample", "judge", "dpo"], min_length=1)
+    stages: list[StageName] = Field(default=list(STAGES), min_length=1)
     """The stages to run, in this order; each can also be run alone."""
     rounds: int = Field(default=1, ge=1, le=20)
     """How often sample, judge and dpo are repeated, from the model of the round before and on other prompts."""

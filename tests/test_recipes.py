@@ -6,8 +6,10 @@ import pytest
 
 from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe, load_training
+from moaa_ray.planning.cluster import parse_cluster
 from moaa_ray.planning.planner import StagePlan, plan_stage
-from moaa_ray.planning.text import parse_cluster, render_plan, stages_to_plan
+from moaa_ray.planning.run import stages_to_plan
+from moaa_ray.planning.text import render_plan
 
 JOBS = Path(__file__).parents[1] / "jobs"
 CLUSTERS = {

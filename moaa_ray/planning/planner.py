@@ -119,7 +119,7 @@ def plan_stage(
 
 def _pools(asked: PlanInput, cluster: Cluster, notes: list[str]) -> tuple[list[PoolSpec], dict[str, float]]:
     """Runs of passes on the same engine, in line order, and the expected tokens of one row in each."""
-    gpu = _weakest_gpu(cluster, notes)
+    gpu = weakest_gpu(cluster, notes)
     models = asked.recipe.models
     estimates = {
         name: estimate_engine(name, models[name], gpu=gpu, base_dir=Path(asked.base_dir))
@@ -159,7 +159,7 @@ def _pools(asked: PlanInput, cluster: Cluster, notes: list[str]) -> tuple[list[P
     return pools, tokens
 
 
-def _weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
+def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
     """The GPU with the least memory, on which every engine must fit; None without GPUs."""
     names = {node.gpu for node in cluster.nodes if node.num_gpus}
     if not names:

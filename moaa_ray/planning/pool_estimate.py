@@ -18,7 +18,7 @@ from moaa_ray.core.throughput import (
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
+from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
@@ -87,7 +87,7 @@ def _loaded(
 ) -> EngineEstimate:
     """An engine that loads weights."""
     is_on_gpu = model.device == "gpu" or (model.device == "auto" and gpu is not None)
-    shape = _shape(model, base_dir)
+    shape = shape_of_model(model.model, base_dir, writes_tokens=not isinstance(model, ClassifierModel))
     size = _size(model, shape, window, is_on_gpu=is_on_gpu) if shape else None
     if shape is None or size is None:
         what = f"the size of {model.model}" if shape is None else f"quantization {getattr(model, 'quantization', '')}"
@@ -156,12 +156,12 @@ def _check_weights(name: str, size: EngineSize, gpu: GpuType) -> None:
         )
 
 
-def _shape(model: WeightsModel, base_dir: Path) -> ModelShape | None:
-    """From the local folder's config.json, or by hub id from the built-in table."""
-    file = Path(resolve_model(base_dir, model.model), "config.json")
+def shape_of_model(place: str, base_dir: Path, *, writes_tokens: bool = True) -> ModelShape | None:
+    """From the local folder's config.json, or by hub id from the built-in table; None where neither tells."""
+    file = Path(resolve_model(base_dir, place), "config.json")
     if not file.is_file():
-        return published_shape(model.model)
+        return published_shape(place)
     config = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(model, ClassifierModel):
-        config["tie_word_embeddings"] = True  # it writes no tokens, so there are no output embeddings
+    if not writes_tokens:
+        config["tie_word_embeddings"] = True  # there are no output embeddings
     return shape_of_config(config)

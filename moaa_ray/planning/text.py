@@ -1,105 +1,31 @@
-"""A cluster in one line of text, and a plan as text that reads well in a terminal and in a log."""
+"""A plan as text that reads well in a terminal and in a log."""
 
-import os
-from collections.abc import Sequence
-from difflib import get_close_matches
-from math import ceil
-
-from moaa_ray.core.gpus import gpu_type
-from moaa_ray.core.packing_gpus import Cluster, Node
-from moaa_ray.errors import ConfigError
-from moaa_ray.lines.judge import judge_in_use
-from moaa_ray.lines.judge import plan_input as plan_judge
-from moaa_ray.lines.mixture import STAGE as GENERATE
-from moaa_ray.lines.mixture import plan_input
-from moaa_ray.lines.sample import plan_input as plan_sample
-from moaa_ray.loading import LoadedRecipe
-from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
-from moaa_ray.run_folders import with_student
-
-CPUS_PER_GPU = 8
-"""CPU slots per GPU where a cluster's text names none."""
-
-_KEYS = ("gpus", "gpu", "cpus", "nodes")
+from moaa_ray.planning.planner import StagePlan
+from moaa_ray.planning.training import TrainingPlan
 
 
-def plan_for_cli(loaded: LoadedRecipe, *, cluster: str, num_rows: int) -> str:
-    """The plan of a recipe's stages as text; num_rows 0: not known.
-
-    An empty cluster is the local one that the stages start.
-    """
-    plans = []
-    for asked in stages_to_plan(loaded):
-        here = max(os.cpu_count() or 1, ceil(asked.cpu_slots))
-        shape = parse_cluster(cluster or f"cpus={here}")
-        rows = num_rows or None
-        if asked.stage != GENERATE and (drawn := loaded.recipe.sample.rows) is not None:
-            rows = min(drawn, num_rows or drawn)
-        plans.append(plan_stage(asked, shape, rows))
-    if len(plans) == 1:
-        return render_plan(plans[0])
-    texts = [f"{plan.stage}: {render_plan(plan)}" for plan in plans]
-    return "\n\n".join([*texts, _in_all(plans)])
+def render(plan: StagePlan | TrainingPlan) -> str:
+    """The plan of any stage as plain text."""
+    return render_plan(plan) if isinstance(plan, StagePlan) else render_training(plan)
 
 
-def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:
-    """The stages that ask models: generate, and sample and judge where the recipe has a judge."""
-    recipe, base_dir = loaded.recipe, loaded.base_dir
-    asked = [plan_input(recipe, base_dir=base_dir)]
-    if not recipe.judges:
-        return asked
-    base = recipe.student.model if recipe.student else ""  # what the tuned student is as large as
-    whole = with_student(loaded, base).recipe
-    asked.append(plan_sample(whole, base_dir=base_dir))
-    judge = recipe.judges[judge_in_use(recipe)]
-    return [*asked, plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir)]
-
-
-def _in_all(plans: Sequence[StagePlan]) -> str:
-    costs = [plan.cost_usd for plan in plans if plan.cost_usd is not None]
-    text = f"these stages: {duration(sum(plan.line.makespan_s for plan in plans))}"
-    if hours := sum(plan.gpu_hours for plan in plans):
-        text += f", {hours:,.1f} GPU-hours"
-    return text + (f", {sum(costs):,.2f} USD" if costs else "") + "; training is not planned"
-
-
-def parse_cluster(text: str) -> Cluster:
-    """The cluster that "gpus=8,gpu=H100,cpus=64[,nodes=1]" describes; gpus and cpus are totals over all nodes.
-
-    nodes defaults to as many as GPUs of that type usually need (the last may hold fewer), cpus to 8 per GPU. Without
-    GPUs, "cpus=16" is enough. Raises ConfigError for unknown keys and types, with the nearest.
-    """
-    fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or key not in _KEYS or key in fields:
-            near = get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {near[0]}? " if near and key not in _KEYS else ""
-            raise ConfigError(f"cluster: {part.strip()!r} is not understood; {hint}Write e.g. gpus=8,gpu=H100,cpus=64")
-        fields[key] = value
-    num_gpus, num_nodes = _count(fields, "gpus", 0), _count(fields, "nodes", 0)
-    gpu = gpu_type(fields["gpu"]) if "gpu" in fields else None
-    if num_gpus and gpu is None:
-        raise ConfigError(f"cluster: gpus={num_gpus} without a type; add e.g. gpu=H100")
-    if not num_gpus and "cpus" not in fields:
-        raise ConfigError("cluster: neither GPUs nor CPUs; write e.g. gpus=8,gpu=H100,cpus=64 or cpus=16")
-    num_cpus = _count(fields, "cpus", CPUS_PER_GPU * num_gpus)
-    if num_nodes and num_gpus % num_nodes:
-        raise ConfigError(f"cluster: gpus={num_gpus} is not a multiple of nodes={num_nodes}; nodes hold equal numbers")
-    if gpu is None or not num_gpus:
-        num_nodes = num_nodes or 1
-        return Cluster(nodes=(Node(num_gpus=0, num_cpus=num_cpus / num_nodes),) * num_nodes)
-    size = num_gpus // num_nodes if num_nodes else min(num_gpus, gpu.gpus_per_node)
-    sizes = [size] * (num_gpus // size) + [num_gpus % size] * (num_gpus % size > 0)
-    nodes = (Node(num_gpus=each, num_cpus=num_cpus * each / num_gpus, gpu=gpu.name) for each in sizes)
-    return Cluster(nodes=tuple(nodes))
-
-
-def _count(fields: dict[str, str], key: str, default: int) -> int:
-    value = fields.get(key, str(default))
-    if not value.isdecimal() or (key in fields and key != "gpus" and int(value) == 0):
-        raise ConfigError(f"cluster: {key}={value} is not a whole number above 0; write e.g. {key}=8")
-    return int(value)
+def render_training(plan: TrainingPlan) -> str:
+    """The plan of a training stage as plain text."""
+    place = f"{plan.num_workers} x {plan.gpu or 'CPU worker'}"
+    work = plan.work.tokens + plan.work.forward_tokens
+    lines = [
+        f"{plan.num_rows:,} rows on {place}",
+        "",
+        f"{plan.num_epochs} epochs in {plan.num_steps:,} steps, {work / 1e6:,.1f} M tokens"
+        + (f", {plan.work.forward_tokens / 1e6:,.1f} M of them forward only" if plan.work.forward_tokens else ""),
+    ]
+    if plan.state_bytes is not None:
+        lines.append(f"memory: {plan.state_bytes / 1e9:,.1f} GB a GPU of weights, gradients and optimizer")
+    total = "in all: " + (duration(plan.seconds) if plan.seconds is not None else "time not predicted")
+    if plan.gpu_hours:
+        total += f", {plan.gpu_hours:,.1f} GPU-hours"
+    total += f", {plan.cost_usd:,.2f} USD" if plan.cost_usd is not None else ", no price in the recipe"
+    return "\n".join([*lines, total, *(f"note: {note}" for note in plan.notes)])
 
 
 def render_plan(plan: StagePlan) -> str:

@@ -6,7 +6,9 @@ import pytest
 from moaa_ray.errors import ConfigError
 from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe
-from moaa_ray.planning.text import duration, parse_cluster, plan_for_cli, render_plan
+from moaa_ray.planning.cluster import parse_cluster
+from moaa_ray.planning.run import plan_for_cli
+from moaa_ray.planning.text import duration, render_plan
 from moaa_ray.recipe import Recipe
 
 FAKE = {"engine": "fake", "tokens_per_s": 100, "completion_tokens": 100}

@@ -1,0 +1,98 @@
+"""The plan of every stage of a recipe: what `moaa plan` prints."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from moaa_ray.lines.judge import judge_in_use
+from moaa_ray.lines.judge import plan_input as plan_judge
+from moaa_ray.lines.mixture import STAGE as GENERATE
+from moaa_ray.lines.mixture import plan_input
+from moaa_ray.lines.sample import plan_input as plan_sample
+from moaa_ray.loading import LoadedRecipe, LoadedTraining
+from moaa_ray.planning.cluster import parse_cluster
+from moaa_ray.planning.counting import count_prompts, count_sources
+from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.planning.text import duration, render
+from moaa_ray.planning.training import Stage, TrainingPlan, plan_training
+from moaa_ray.recipe import STAGES, Recipe
+from moaa_ray.run_folders import with_student
+
+TRAINING: tuple[Stage, ...] = ("sft", "dpo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Rows that reach a stage; None: not known."""
+
+    num: int | None
+    mean_turns: float = 1.0
+
+
+def plan_for_cli(loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_rows: int) -> str:
+    """The plan of a recipe's stages as text, in the order in which they run; num_rows 0: count the prompts.
+
+    An empty cluster is the local one that the stages start.
+    """
+    recipe = loaded.recipe
+    first, later, notes = _rows_of(loaded, num_rows)
+    rows_of = {GENERATE: first, "sft": first}
+    plans: dict[str, StagePlan | TrainingPlan] = {}
+    for one in stages_to_plan(loaded) if isinstance(loaded.recipe, Recipe) else []:  # pyright: ignore
+        here = max(os.cpu_count() or 1, ceil(one.cpu_slots))
+        rows = rows_of.get(one.stage, later)
+        plans[one.stage] = plan_stage(one, parse_cluster(cluster or f"cpus={here}"), rows.num, rows.mean_turns)
+    shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
+    for stage in TRAINING:
+        if recipe.student is not None and stage in recipe.run.stages:
+            rows = rows_of.get(stage, later)
+            plans[stage] = plan_training(
+                recipe, stage, recipe.student, shape, rows.num, mean_turns=rows.mean_turns, base_dir=loaded.base_dir
+            )
+    ordered = [plans[stage] for stage in STAGES if stage in plans]
+    if len(ordered) == 1:
+        return "\n".join([render(ordered[0]), *notes])
+    return "\n\n".join([*(f"{plan.stage}: {render(plan)}" for plan in ordered), "\n".join([_in_all(ordered), *notes])])
+
+
+def _rows_of(loaded: LoadedRecipe | LoadedTraining, num_rows: int) -> tuple[_Rows, _Rows, list[str]]:
+    """Rows of generate and sft, rows of the later stages, and notes on what could not be counted."""
+    recipe, notes = loaded.recipe, []
+    first, counted = _Rows(num=num_rows or None), None
+    if not num_rows and recipe.prompts is not None:
+        counted = count_prompts(recipe.prompts, seed=recipe.seed, base_dir=loaded.base_dir)
+        first = _Rows(num=counted.num_rows, mean_turns=counted.mean_turns)
+        notes += [f"note: prompts are not counted: {counted.why_not}"] * bool(counted.why_not)
+    later = first.num
+    if recipe.sample.sources:
+        counted = count_sources(recipe.sample.sources, seed=recipe.seed, base_dir=loaded.base_dir)
+        later = counted.num_rows
+        notes += [f"note: sample.sources are not counted: {counted.why_not}"] * bool(counted.why_not)
+    if (drawn := recipe.sample.rows) is not None:
+        later = min(drawn, later or drawn)
+    return first, _Rows(num=later), notes
+
+
+def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:
+    """The stages that ask models: generate, and sample and judge where the recipe has a judge."""
+    recipe, base_dir = loaded.recipe, loaded.base_dir
+    asked = [plan_input(recipe, base_dir=base_dir)]
+    if not recipe.judges:
+        return asked
+    base = recipe.student.model if recipe.student else ""  # what the tuned student is as large as
+    whole = with_student(loaded, base).recipe
+    asked.append(plan_sample(whole, base_dir=base_dir))
+    judge = recipe.judges[judge_in_use(recipe)]
+    return [*asked, plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir)]
+
+
+def _in_all(plans: Sequence[StagePlan | TrainingPlan]) -> str:
+    costs = [plan.cost_usd for plan in plans if plan.cost_usd is not None]
+    seconds = {plan.stage: plan.line.makespan_s if isinstance(plan, StagePlan) else plan.seconds for plan in plans}
+    text = f"all stages: {duration(sum(filter(None, seconds.values())))}"
+    if hours := sum(plan.gpu_hours for plan in plans):
+        text += f", {hours:,.1f} GPU-hours"
+    unknown = [stage for stage, known in seconds.items() if known is None]
+    text += f", {sum(costs):,.2f} USD" if costs else ""
+    return text + (f"; without {' and '.join(unknown)}, whose time is not predicted" if unknown else "")

@@ -1,0 +1,138 @@
+"""What the stages sft and dpo would take on a cluster: tokens, steps, hours, memory, cost."""
+
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+from moaa_ray.core.gpus import GpuType
+from moaa_ray.core.model_size import ModelShape
+from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.training_cost import (
+    ASSUMED_MFU,
+    RESERVE_BYTES,
+    START_S,
+    TrainingWork,
+    state_bytes,
+    training_seconds,
+)
+from moaa_ray.errors import ConfigError
+from moaa_ray.planning.planner import ASSUMED_ROWS, weakest_gpu
+from moaa_ray.planning.pool_estimate import shape_of_model
+from moaa_ray.recipe import Run
+from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
+
+Stage = Literal["sft", "dpo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What `moaa plan` says of a training stage."""
+
+    stage: Stage
+    num_rows: int
+    work: TrainingWork
+    num_epochs: int
+    num_steps: int
+    num_workers: int
+    gpu: str  # "" on CPUs
+    seconds: float | None  # None where it is not predicted
+    state_bytes: float | None  # on each GPU; None where the student's size is not known, and on CPUs
+    cost_usd: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all workers; 0 on CPUs."""
+        return self.num_workers * (self.seconds or 0.0) / 3600 if self.gpu else 0.0
+
+
+def plan_training(
+    recipe: Run,
+    stage: Stage,
+    student: StudentConfig,
+    cluster: Cluster,
+    num_rows: int | None,
+    *,
+    mean_turns: float = 1.0,
+    base_dir: str | Path = ".",
+) -> TrainingPlan:
+    """The plan of a training stage; num_rows None: not known. Raises ConfigError, with the sum, where it cannot fit."""
+    config = recipe.sft if stage == "sft" else recipe.dpo
+    notes: list[str] = []
+    if num_rows is None:
+        notes.append(f"The number of rows is not known: the figures are for {ASSUMED_ROWS:,} rows.")
+    rows = ASSUMED_ROWS if num_rows is None else num_rows
+    gpu = weakest_gpu(cluster, notes) if config.device != "cpu" else None
+    if gpu is None and config.device == "gpu":
+        raise ConfigError(f"{stage}.device = gpu: the cluster has no GPUs; name some, or set device: cpu")
+    workers = _num_workers(config, stage, cluster, gpu)
+    work, units = _work(recipe, config, rows, mean_turns)
+    shape = shape_of_model(student.model, Path(base_dir))
+    seconds = None
+    if shape is None:
+        notes.append(f"{student.model}: its size is not known here, so neither time nor memory is predicted.")
+    elif gpu is None:
+        notes.append("On CPUs the time of training is not predicted.")
+    else:
+        seconds = training_seconds(shape, work, gpu, workers)
+        notes.append(f"Training: {ASSUMED_MFU:.0%} of the peak in bfloat16 and {START_S:.0f} s to start are assumed.")
+    held = _check_memory(config, stage, shape, gpu, workers)
+    price = recipe.plan.gpu_hour_usd
+    return TrainingPlan(
+        stage=stage,
+        num_rows=rows,
+        work=work,
+        num_epochs=config.epochs,
+        num_steps=ceil(units * config.epochs / config.batch),
+        num_workers=workers,
+        gpu=gpu.name if gpu else "",
+        seconds=seconds,
+        state_bytes=held,
+        cost_usd=price * workers * seconds / 3600 if price is not None and seconds is not None else None,
+        notes=tuple(notes),
+    )
+
+
+def _num_workers(config: SftConfig | DpoConfig, stage: Stage, cluster: Cluster, gpu: GpuType | None) -> int:
+    if config.strategy == "single":
+        return 1
+    there = cluster.num_gpus if gpu else 1
+    num = there if config.workers == "auto" else config.workers
+    if gpu and num > there:
+        raise ConfigError(f"{stage}.workers = {num}: the cluster has {there} GPUs; lower it, or set workers: auto")
+    return num
+
+
+def _work(recipe: Run, config: SftConfig | DpoConfig, rows: int, mean_turns: float) -> tuple[TrainingWork, float]:
+    """Tokens of the stage, and the units (packs or pairs) of one epoch."""
+    prompt, completion = recipe.plan.prompt_tokens, recipe.plan.completion_tokens
+    if isinstance(config, SftConfig):
+        length = min(mean_turns * (prompt + completion), config.max_tokens)
+        tokens = rows * length
+        units = tokens / config.max_tokens if config.packing else rows
+        return TrainingWork(tokens=tokens * config.epochs, mean_length=length), max(1.0, units)
+    length = min(prompt + min(completion, recipe.sample.max_tokens), config.max_tokens)
+    tokens = 2.0 * rows * length
+    return TrainingWork(tokens=tokens * config.epochs, forward_tokens=tokens, mean_length=length), rows
+
+
+def _check_memory(
+    config: SftConfig | DpoConfig, stage: Stage, shape: ModelShape | None, gpu: GpuType | None, workers: int
+) -> float | None:
+    """Bytes of the model's state on each GPU. Raises ConfigError where a GPU cannot hold them."""
+    if shape is None or gpu is None:
+        return None
+    if config.cpu_offload:
+        return 0.0
+    is_sharded = config.strategy in ("fsdp2", "deepspeed")
+    held, room = state_bytes(shape, workers if is_sharded else 1), gpu.memory_bytes - RESERVE_BYTES
+    if held <= room:
+        return held
+    needed = ceil(state_bytes(shape, 1) / room)
+    way_out = f"use {needed} GPUs" if is_sharded else f"set strategy: fsdp2 with workers: {needed}"
+    raise ConfigError(
+        f"{stage}: {held / 1e9:.0f} GB of weights, gradients and optimizer on each of {workers} GPUs, and a {gpu.name} "
+        f"has {room / 1e9:.0f} GB for them ({gpu.memory_bytes / 1e9:g} GB - {RESERVE_BYTES / 1e9:g} GB for "
+        f"activations); {way_out}, set cpu_offload: true, or train a smaller student"
+    )

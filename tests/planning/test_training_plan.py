@@ -1,0 +1,91 @@
+"""What `moaa plan` says of sft and dpo, and of recipes whose prompts it can count."""
+
+from pathlib import Path
+
+import pytest
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import load_to_plan
+from moaa_ray.planning.cluster import parse_cluster
+from moaa_ray.planning.run import plan_for_cli
+from moaa_ray.planning.training import TrainingPlan, plan_training
+
+JOBS = Path(__file__).parents[2] / "jobs"
+H100S = "gpus=8,gpu=H100,cpus=96"
+
+
+def plan(stage, cluster=H100S, rows=1000, **kwargs) -> TrainingPlan:
+    loaded = load_to_plan(JOBS / "paper_train_llama_8gpu.yaml", kwargs.pop("overrides", []))
+    assert loaded.recipe.student is not None
+    return plan_training(loaded.recipe, stage, loaded.recipe.student, parse_cluster(cluster), rows, **kwargs)
+
+
+def test_sft_counts_packs_and_every_turn():
+    """1,000 rows of 1.5 x (250 + 600) tokens are 1,275,000 tokens, 622.6 packs of 2,048; 6 epochs of 128 packs."""
+    found = plan("sft", mean_turns=1.5)
+    assert (found.work.tokens, found.work.mean_length) == (6 * 1_275_000, 1275)
+    assert found.num_steps == 30
+
+
+def test_dpo_reads_both_completions_and_the_reference_once():
+    """A pair is 2 x (250 + 600) tokens; 5 epochs over 1,000 pairs in steps of 128."""
+    found = plan("dpo")
+    assert (found.work.tokens, found.work.forward_tokens) == (5 * 1_700_000, 1_700_000)
+    assert found.num_steps == 40
+
+
+def test_gpu_hours_and_cost_are_of_all_workers():
+    found = plan("sft", overrides=["plan.gpu_hour_usd=2.5"])
+    assert found.seconds is not None
+    assert found.gpu_hours == pytest.approx(8 * found.seconds / 3600)
+    assert found.cost_usd == pytest.approx(2.5 * found.gpu_hours)
+
+
+def test_a_student_that_does_not_fit_is_refused_with_the_sum_and_a_way_out():
+    with pytest.raises(ConfigError) as caught:
+        plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=["sft.workers=1"])
+    assert str(caught.value) == (
+        "sft: 128 GB of weights, gradients and optimizer on each of 1 GPUs, and a H100 has 74 GB for them "
+        "(80 GB - 6 GB for activations); use 2 GPUs, set cpu_offload: true, or train a smaller student"
+    )
+    assert plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=["sft.workers=1", "sft.cpu_offload=true"]).state_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        ("gpus=4,gpu=H100,cpus=8", "sft.workers = 8: the cluster has 4 GPUs; lower it, or set workers: auto"),
+        ("cpus=8", "sft.device = gpu: the cluster has no GPUs; name some, or set device: cpu"),
+    ],
+)
+def test_a_cluster_with_too_few_gpus_is_refused(cluster, message):
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        plan("sft", cluster)
+
+
+def test_a_recipe_for_training_alone_can_be_planned():
+    text = plan_for_cli(load_to_plan(JOBS / "paper_train_llama_8gpu.yaml"), cluster=H100S, num_rows=66_135)
+    assert "sft: 66,135 rows on 8 x H100" in text
+    assert "memory: 16.1 GB a GPU of weights, gradients and optimizer" in text
+    assert text.splitlines()[-1].startswith("all stages: ")
+
+
+def test_prompts_that_lie_here_are_counted_and_those_of_sampling_too():
+    text = plan_for_cli(load_to_plan(JOBS / "demo.yaml"), cluster="cpus=8", num_rows=0)
+    for line in ("generate: 240 rows on", "sft: 240 rows on", "sample: 1,200 rows on", "dpo: 1,200 rows on"):
+        assert line in text
+    assert "all stages:" in text
+    assert "without sft and dpo, whose time is not predicted" in text
+
+
+def test_prompts_with_several_turns_count_every_turn():
+    text = plan_for_cli(
+        load_to_plan(JOBS / "demo.yaml", ["prompts.sources.0.path=data/prompts.jsonl"]), cluster="cpus=8", num_rows=0
+    )
+    assert "generate: 66 rows x 1.2 turns on" in text
+
+
+def test_prompts_that_are_elsewhere_are_not_fetched_to_be_counted():
+    loaded = load_to_plan(JOBS / "demo.yaml", ["prompts.sources.0.path=s3://bucket/prompts"])
+    text = plan_for_cli(loaded, cluster="cpus=8", num_rows=0)
+    assert "note: prompts are not counted: s3://bucket/prompts is not on this machine; say --rows" in text
