@@ -1,4 +1,4 @@
-"""The commands that only look at a run: `moaa pairs` and `moaa trace`."""
+"""The commands that only look at a run: `moaa judges`, `moaa pairs` and `moaa trace`."""
 
 from typing import Annotated
 
@@ -27,3 +27,14 @@ def trace(
     from moaa_ray.reporting.trace import trace_prompt
 
     typer.echo(trace_prompt(run, row_id, full=full))
+
+
+def judges(run: RunDir) -> None:
+    """Compare the judges that have ranked the same candidates: pairs, cost, and how far they agree.
+
+    `moaa judge RECIPE --judge NAME` puts the candidates to another judge of
+    the recipe first. The judge whose pairs are the run's has a star.
+    """
+    from moaa_ray.reporting.judges import compare_judges
+
+    typer.echo(compare_judges(run))
