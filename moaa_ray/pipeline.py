@@ -31,6 +31,7 @@ from moaa_ray.loading import (
     load_recipe,
     load_training,
 )
+from moaa_ray.planning.run import preferences_to_plan, stages_to_plan
 from moaa_ray.recipe import STAGES, Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.settings.models import WeightsModel
@@ -120,18 +121,21 @@ def steps_of(recipe: Run, run_dir: str) -> Iterator[Step]:
 
 
 def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], None] | None = None) -> list[Done]:
-    """Run, or go on with, every step; what is finished is found so and takes seconds.
+    """Run, or go on with, every step; what is finished is found so and takes seconds. Ray is started once, if at all.
 
     begin is told each step before it starts, its number from 1 and how many there are. Raises what the stages raise.
     """
+    from moaa_ray.generation.session import one_session
+
     steps = list(steps_of(views.preference.recipe, views.run_dir))
     done = []
-    for number, step in enumerate(steps, 1):
-        if begin is not None:
-            begin(step, number, len(steps))
-        started = time.monotonic()
-        text, worked = run_step(step, views, console)
-        done.append(Done(step=step, text=text, seconds=time.monotonic() - started, worked=worked))
+    with one_session(cpu_slots=_cpu_slots(views), with_dashboard=views.training is not None):
+        for number, step in enumerate(steps, 1):
+            if begin is not None:
+                begin(step, number, len(steps))
+            started = time.monotonic()
+            text, worked = run_step(step, views, console)
+            done.append(Done(step=step, text=text, seconds=time.monotonic() - started, worked=worked))
     return done
 
 
@@ -171,6 +175,15 @@ def run_step(step: Step, views: Views, console: Console) -> tuple[str, tuple[flo
         loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"dpo": dpo}))
     trained = train_stage(loaded, step.stage, console=console)
     return trained.text(), trained.worked
+
+
+def _cpu_slots(views: Views) -> float:
+    """CPU slots of the stage that needs most of them."""
+    recipe = views.preference.recipe
+    asked = [] if views.generation is None else stages_to_plan(views.generation)
+    if views.generation is None and {"sample", "judge"} & set(recipe.run.stages):
+        asked = preferences_to_plan(views.preference)
+    return max(*(one.cpu_slots for one in asked), recipe.sft.cpu_slots, recipe.dpo.cpu_slots)
 
 
 def _at(loaded: Loaded[R], step: Step) -> Loaded[R]:

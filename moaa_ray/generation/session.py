@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import ray
 
@@ -17,6 +19,35 @@ _SPARE_CPU_SLOTS = 4
 """Logical CPUs of a local cluster beyond the pools', so that Ray's own tasks never wait for a pool to end."""
 
 
+@dataclass
+class _Whole:
+    """The one session of a run of several stages."""
+
+    cpu_slots: float
+    with_dashboard: bool
+    is_started: bool = False
+    is_local: bool = False
+
+
+_WHOLE: ContextVar[_Whole | None] = ContextVar("moaa_whole_session", default=None)
+
+
+@contextmanager
+def one_session(*, cpu_slots: float, with_dashboard: bool) -> Iterator[None]:
+    """Makes all sessions within the block one: the first that needs Ray starts it, the end of the block stops it.
+
+    Args: what the most demanding of them needs; see `session`.
+    """
+    whole = _Whole(cpu_slots=cpu_slots, with_dashboard=with_dashboard)
+    token = _WHOLE.set(whole)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+        if whole.is_started:
+            ray.shutdown()
+
+
 @contextmanager
 def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False) -> Iterator[bool]:
     """A connection to Ray for the time of the block; yields whether it is a cluster started here, stopped at the end.
@@ -24,9 +55,10 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
     Args: cpu_slots, the CPU slots that the pools take; a local cluster gets at least that many. with_dashboard: Ray
     Train needs it, as without one its clean-up of placement groups takes living workers for orphans.
     """
+    whole = _WHOLE.get() or _Whole(cpu_slots=cpu_slots, with_dashboard=with_dashboard)
     if ray.is_initialized():
         _tame_logs()
-        yield False
+        yield whole.is_local
         return
     address = config.address
     if address == "auto":
@@ -34,9 +66,9 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     options = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
-        wanted = int(cpu_slots) + _SPARE_CPU_SLOTS
+        wanted = int(max(cpu_slots, whole.cpu_slots)) + _SPARE_CPU_SLOTS
         num_cpus = config.num_cpus or max(os.cpu_count() or 1, wanted)
-        options |= {"num_cpus": num_cpus, "include_dashboard": with_dashboard}
+        options |= {"num_cpus": num_cpus, "include_dashboard": with_dashboard or whole.with_dashboard}
     try:
         _init(options, num_attempts=_START_ATTEMPTS if address == "local" else 1)
     except ConnectionError as error:
@@ -45,10 +77,12 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
             "or set ray.address=local"
         ) from error
     _tame_logs()
+    whole.is_started, whole.is_local = True, address == "local"
     try:
-        yield address == "local"
+        yield whole.is_local
     finally:
-        ray.shutdown()
+        if _WHOLE.get() is None:
+            ray.shutdown()
 
 
 def _init(options: dict, *, num_attempts: int) -> None:

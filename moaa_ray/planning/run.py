@@ -10,7 +10,7 @@ from moaa_ray.lines.judge import plan_input as plan_judge
 from moaa_ray.lines.mixture import STAGE as GENERATE
 from moaa_ray.lines.mixture import plan_input
 from moaa_ray.lines.sample import plan_input as plan_sample
-from moaa_ray.loading import LoadedRecipe, LoadedTraining
+from moaa_ray.loading import LoadedPreference, LoadedRecipe, LoadedTraining
 from moaa_ray.planning.cluster import parse_cluster
 from moaa_ray.planning.counting import count_prompts, count_sources
 from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
@@ -76,15 +76,20 @@ def _rows_of(loaded: LoadedRecipe | LoadedTraining, num_rows: int) -> tuple[_Row
 
 def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:
     """The stages that ask models: generate, and sample and judge where the recipe has a judge."""
+    asked = plan_input(loaded.recipe, base_dir=loaded.base_dir)
+    return [asked, *preferences_to_plan(loaded)] if loaded.recipe.judges else [asked]
+
+
+def preferences_to_plan(loaded: LoadedRecipe | LoadedPreference) -> list[PlanInput]:
+    """Sample and judge, with a student as large as the one that is tuned."""
     recipe, base_dir = loaded.recipe, loaded.base_dir
-    asked = [plan_input(recipe, base_dir=base_dir)]
-    if not recipe.judges:
-        return asked
-    base = recipe.student.model if recipe.student else ""  # what the tuned student is as large as
-    whole = with_student(loaded, base).recipe
-    asked.append(plan_sample(whole, base_dir=base_dir))
+    base = recipe.student.model if recipe.student else ""
+    whole = with_student(loaded, base).recipe  # pyright: ignore[reportArgumentType]: one or the other
     judge = recipe.judges[judge_in_use(recipe)]
-    return [*asked, plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir)]
+    return [
+        plan_sample(whole, base_dir=base_dir),
+        plan_judge(whole, judge, num_candidates=recipe.sample.num_candidates, base_dir=base_dir),
+    ]
 
 
 def _in_all(plans: Sequence[StagePlan | TrainingPlan]) -> str:

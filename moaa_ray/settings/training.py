@@ -93,6 +93,11 @@ class TrainingConfig(Config):
     max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
     """How often lost workers or nodes are replaced before the stage fails."""
 
+    @property
+    def cpu_slots(self) -> float:
+        """CPU slots of all processes; as many as the cluster has GPUs count as one."""
+        return self.num_cpus * (self.workers if self.workers != "auto" else 1)
+
     @model_validator(mode="after")
     def _validation_is_there(self) -> Self:
         needs = {"export = best": self.export == "best", "early_stopping": self.early_stopping is not None}

@@ -123,8 +123,7 @@ def _train(
     from moaa_ray.training_stage.jobs import make_job, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
-    slots = config.num_cpus * (config.workers if config.workers != "auto" else 1)
-    with session(loaded.recipe.ray, cpu_slots=slots, with_dashboard=True):
+    with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True):
         workers = workers_of(config)
         check_divides(config.batch, workers.num, config.micro_batch)
         prepared = []
