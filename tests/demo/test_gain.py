@@ -10,7 +10,7 @@ from moaa_ray.demo.gain import held_out, render_gain, shares_right
 from moaa_ray.demo.tasks import split_of
 
 JOBS = Path(__file__).parents[2] / "jobs"
-MODELS = sorted(path.name for path in (JOBS / "models").iterdir())
+MODELS = sorted(path.parent.name for path in (JOBS / "models").glob("*/config.json"))
 HELD_OUT = JOBS / "data" / "skills_held_out.jsonl"
 TRAINED_ON = JOBS / "data" / "skills.jsonl"
 
