@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray.commands import data, look
+from moaa_ray.commands import data, look, submit
 from moaa_ray.commands import run as whole
 from moaa_ray.commands.log import quiet
 from moaa_ray.commands.run import Overrides, RecipeFile
@@ -29,6 +29,7 @@ _SIGNAL_EXIT = 128
 """A shell's exit code of a command that a signal ended is this much above the signal's number."""
 app.command()(whole.demo)
 app.command()(whole.run)
+app.command()(submit.submit)
 
 
 @app.command()
@@ -133,6 +134,7 @@ def judge(
 
 app.command("check-judge")(data.check_judge)
 app.command()(data.baselines)
+app.command()(look.status)
 app.command()(look.judges)
 app.command()(look.pairs)
 app.command()(look.trace)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -112,6 +113,17 @@ def set_stage(store: Store, stage: str, **facts) -> None:
     record = read_run(store)
     record.setdefault("stages", {})[stage] = {"at": _now(), **facts}
     store.put(_RUN, _json(record))
+
+
+def put_progress(store: Store, stage: str, *, epoch: int, text: str) -> None:
+    """Note how far a stage is, for those who read the run from elsewhere; see `moaa status`."""
+    facts = {"at": time.time(), "epoch": epoch, "text": text}
+    store.put(progress_path(stage), _json(facts))
+
+
+def progress_path(stage: str) -> str:
+    """Where the newest word on a stage's progress is."""
+    return f"metrics/progress/{stage}.json"
 
 
 def put_summary(store: Store, stage: str, facts: Mapping[str, Any]) -> None:

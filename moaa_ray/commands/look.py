@@ -1,10 +1,17 @@
-"""The commands that only look at a run: `moaa judges`, `moaa pairs` and `moaa trace`."""
+"""The commands that only look at a run: `moaa status`, `moaa judges`, `moaa pairs` and `moaa trace`."""
 
 from typing import Annotated
 
 import typer
 
 RunDir = Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, a folder or a URI.")]
+
+
+def status(run: RunDir) -> None:
+    """Tell how far a run is, from anywhere that can read its directory; starts nothing and disturbs nobody."""
+    from moaa_ray.reporting.status import run_status
+
+    typer.echo(run_status(run))
 
 
 def pairs(

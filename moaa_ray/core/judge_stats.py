@@ -33,6 +33,8 @@ class JudgedPrompt:
     top_tie: str
     bottom_tie: str
     is_kept: bool
+    is_ranked: bool = True
+    """False: too few verdicts for a ranking. Then only the verdicts count, not what became of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class TieCounts:
-    """By what one place was decided, in prompts; an unranked prompt counts as decided by score."""
+    """By what one place was decided, in ranked prompts; one with fewer than two scores counts as decided by score."""
 
     num_score: int
     num_head_to_head: int
@@ -119,7 +121,7 @@ def judge_stats(prompts: Sequence[JudgedPrompt], *, seed: int, num_resamples: in
         return Estimate(value=numerator / count, low=low, high=high, count=int(count))
 
     return JudgeStats(
-        num_prompts=len(tallies),
+        num_prompts=int(data.prompts),
         first_rate=estimate(lambda t: (t.said_first, t.parsed)),
         disagreement_rate=estimate(lambda t: (t.both_first + t.both_second, t.pairs)),
         both_first_rate=estimate(lambda t: (t.both_first, t.pairs)),
@@ -128,8 +130,8 @@ def judge_stats(prompts: Sequence[JudgedPrompt], *, seed: int, num_resamples: in
         cycle_rate=estimate(lambda t: (t.cyclic, t.triads)),
         kept_rate=estimate(lambda t: (t.kept, t.prompts)),
         length_correlation=estimate(lambda t: (t.correlation, t.correlated)),
-        top_ties=_tie_counts(prompt.top_tie for prompt in prompts),
-        bottom_ties=_tie_counts(prompt.bottom_tie for prompt in prompts),
+        top_ties=_tie_counts(prompt.top_tie for prompt in prompts if prompt.is_ranked),
+        bottom_ties=_tie_counts(prompt.bottom_tie for prompt in prompts if prompt.is_ranked),
     )
 
 
@@ -138,9 +140,9 @@ def _tally(prompt: JudgedPrompt) -> _Tally:
     cyclic, triads = num_cycles(len(prompt.scores), results)
     winners = {(verdict.first, verdict.second): verdict.winner for verdict in prompt.verdicts}
     both = [(winners[i, j], winners[j, i]) for (i, j), result in results.items() if result is not None]
-    length_correlation = _length_correlation(prompt)
+    length_correlation = _length_correlation(prompt) if prompt.is_ranked else None
     return _Tally(
-        prompts=1,
+        prompts=prompt.is_ranked,
         verdicts=len(winners),
         parsed=sum(winner is not None for winner in winners.values()),
         said_first=sum(winner == "first" for winner in winners.values()),

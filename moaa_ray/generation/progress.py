@@ -64,6 +64,10 @@ class Progress:
             self._console.print(self._line(snapshot, done, now), soft_wrap=True)
         self._warn(snapshot, now)
 
+    def describe(self, snapshot: Snapshot) -> str:
+        """The present state in one line."""
+        return self._line(snapshot, num_done(snapshot.statuses), time.monotonic())
+
     def _warn(self, snapshot: Snapshot, now: float) -> None:
         still_s = now - self._last_change
         is_starting = any(stats.state == "starting" for pool in snapshot.pools for stats in pool.stats)

@@ -84,6 +84,19 @@ def publish_rows(
     return summary, failures
 
 
+def publish_failed(run: StageRun, folder: str, schema: pa.Schema, *, record: Callable[[Row], schemas.Record]) -> None:
+    """Publish what the failed rows hold, in prompt order; the folder is there, with no rows, where none has failed."""
+    commit.check_owner(run.store, run.epoch)
+    statuses = statuses_of(run)
+    states = zip(run.prompts.order, statuses.of(run.prompts.order), strict=True)
+    failed = statuses.refs([row_id for row_id, status in states if status == "failed"])
+    tables = (
+        pa.Table.from_pylist([record(schemas.row_from(one)) for one in table.to_pylist()], schema=schema)
+        for table in _read(run, failed)
+    )
+    publish.publish(run.store, run.epoch, folder, tables, schema, run.plan.settings.shard_rows, facts={})
+
+
 def write_failures(store: Store, stage: str, failures: pa.Table) -> None:
     """failures/<stage>.parquet: every prompt that is not in the stage's public folder, with its reason."""
     sink = io.BytesIO()

@@ -24,7 +24,7 @@ from moaa_ray.generation.todo import Prompts, Step
 from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
 from moaa_ray.planning.planner import PlanInput, plan_stage
-from moaa_ray.run_record import set_stage
+from moaa_ray.run_record import put_progress, set_stage
 
 
 @dataclass(kw_only=True)
@@ -145,14 +145,15 @@ def _run_phase(run: StageRun, phase: Phase, pools: list[Pool], turn: int | None,
 
 def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) -> None:
     settings, before = run.plan.settings, list(run.pools)
+    progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     part = f"e{run.epoch.number:06d}-{run.num_phases_begun:03d}"
 
     def record(snapshot: Snapshot) -> None:
         run.pools = [*before, *_pool_summaries(run, line, snapshot)]
         write_usage(run.store, run.work.stage, part, run.pools[len(before) :])
+        put_progress(run.store, run.work.stage, epoch=run.epoch.number, text=progress.describe(snapshot))
 
     run.num_phases_begun += 1
-    progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     with progress:
         run.rows_done += run_watched(
             line,

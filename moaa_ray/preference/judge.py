@@ -28,7 +28,7 @@ from moaa_ray.generation import results, todo
 from moaa_ray.generation.summary import Summary
 from moaa_ray.lines.judge import STAGE, judge_in_use, judge_line, plan_input, prompt_versions
 from moaa_ray.loading import Loaded
-from moaa_ray.preference.pairs import PairsSummary, publish_pairs
+from moaa_ray.preference.pairs import UNDECIDED, PairsSummary, publish_pairs
 from moaa_ray.preference.sample import candidate_record, row_of_candidates
 from moaa_ray.preference.stage import RowStage, put_through
 from moaa_ray.recipe import PreferenceRecipe
@@ -114,6 +114,8 @@ def judge_rows(
         folder="judgments",
         schema=schemas.JUDGMENTS,
         usable=partial(_usable, reading=line.reading),
+        failed_folder=UNDECIDED,
+        failed_record=partial(_judged_record, reading=line.reading),
         facts={**facts, "num_candidates": num_candidates},
     )
     return put_through(stage, store, rows, console=console)
@@ -146,11 +148,11 @@ def _num_candidates(store: Store, rows: list[Row]) -> int:
 
 
 def _usable(table: pa.Table, *, reading: JudgeWork) -> tuple[pa.Table, list[results.Failed]]:
-    records = [_judged_record(schemas.row_from(record), reading) for record in table.to_pylist()]
+    records = [_judged_record(schemas.row_from(record), reading=reading) for record in table.to_pylist()]
     return pa.Table.from_pylist(records, schema=schemas.JUDGMENTS), []
 
 
-def _judged_record(row: Row, reading: JudgeWork) -> schemas.Record:
+def _judged_record(row: Row, *, reading: JudgeWork) -> schemas.Record:
     ranking = reading.ranking(row)
     return {
         **candidate_record(row),

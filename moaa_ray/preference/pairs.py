@@ -28,6 +28,10 @@ _ROUND = re.compile(r"\.r\d+$")
 """The end of a pass's name in a knockout: one model decides in all rounds."""
 
 
+UNDECIDED = "undecided"
+"""The folder of judged prompts with too few verdicts to rank their candidates."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairsSummary:
     """Judged prompts = pairs + dropped, by rule."""
@@ -59,6 +63,12 @@ class _Collector:
             records = [pair for record in table.to_pylist() if (pair := self._pair(record)) is not None]
             yield pa.Table.from_pylist(records, schema=schemas.PAIRS)
 
+    def undecided(self, tables: Iterator[pa.Table]) -> None:
+        """Count the verdicts on prompts that have too few of them for a ranking."""
+        for table in tables:
+            for record in table.to_pylist():
+                self._add_judged(record, is_ranked=False)
+
     def summary(self) -> PairsSummary:
         num = len(self.margins)
         return PairsSummary(
@@ -84,8 +94,7 @@ class _Collector:
             reason = self._filtered(record, choice)
             choice = reason or choice
         self.num_judged += 1
-        for name, prompt in _judged_prompt(record, ranking, is_kept=isinstance(choice, Choice)).items():
-            self.judged.setdefault(name, []).append(prompt)
+        self._add_judged(record, is_kept=isinstance(choice, Choice))
         if isinstance(choice, str):
             self.dropped[choice] += 1
             self.failures.append(_dropped(record, choice))
@@ -93,6 +102,10 @@ class _Collector:
         self.margins.append(choice.margin)
         self.lengths.append((len(texts[choice.chosen]), len(texts[choice.rejected])))
         return _pair_record(record, choice)
+
+    def _add_judged(self, record: schemas.Record, *, is_kept: bool = False, is_ranked: bool = True) -> None:
+        for name, prompt in _judged_prompt(record, is_kept=is_kept, is_ranked=is_ranked).items():
+            self.judged.setdefault(name, []).append(prompt)
 
     def _filtered(self, record: schemas.Record, choice: Choice) -> str:
         """The recipe's filters look at the chosen completion: it is what the student is to become like."""
@@ -125,6 +138,7 @@ def publish_pairs(
     tables = publish.read_batches(judgments, "judgments", batch_rows=SEED_ROWS)
     shard_rows = loaded.recipe.judge.shard_rows
     publish.publish(to, epoch, "pairs", collector.pairs(tables), schemas.PAIRS, shard_rows, facts=facts)
+    collector.undecided(publish.read_batches(judgments, UNDECIDED, batch_rows=SEED_ROWS))
     broken = pq.read_table(io.BytesIO(judgments.read(f"failures/{STAGE}.parquet")))
     kept_back = pa.Table.from_pylist(collector.failures, schema=schemas.FAILURES)
     write_failures(to, STAGE if is_in_use else "pairs", pa.concat_tables([broken, kept_back]))
@@ -132,7 +146,7 @@ def publish_pairs(
     return collector.summary(), collector.judged
 
 
-def _judged_prompt(record: schemas.Record, ranking: Ranking, *, is_kept: bool) -> dict[str, JudgedPrompt]:
+def _judged_prompt(record: schemas.Record, *, is_kept: bool, is_ranked: bool) -> dict[str, JudgedPrompt]:
     """The prompt as each model that gives verdicts has judged it; a pointwise judge has none, and stands alone."""
     by_judge: dict[str, list[Verdict]] = {}
     for one in record["judgments"]:
@@ -140,11 +154,12 @@ def _judged_prompt(record: schemas.Record, ranking: Ranking, *, is_kept: bool) -
         by_judge.setdefault(_ROUND.sub("", one["judge"]), []).append(verdict)
     whole = JudgedPrompt(
         verdicts=(),
-        scores=ranking.scores,
+        scores=tuple(record["scores"]),
         lengths=tuple(len(one["completion"]) for one in record["candidates"]),
-        top_tie=ranking.top_tie,
-        bottom_tie=ranking.bottom_tie,
+        top_tie=record["top_tie"],
+        bottom_tie=record["bottom_tie"],
         is_kept=is_kept,
+        is_ranked=is_ranked,
     )
     return {name: replace(whole, verdicts=tuple(verdicts)) for name, verdicts in by_judge.items()} or {"": whole}
 

@@ -1,7 +1,7 @@
 """What sampling and judging have in common: rows of an earlier stage through passes, into a public folder."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 from moaa_ray.core.passes import StageWork
 from moaa_ray.data import commit
+from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 from moaa_ray.generation import results, todo
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
@@ -34,6 +35,9 @@ class RowStage:
     folder: str
     schema: pa.Schema
     usable: results.Usable
+    failed_folder: str = ""
+    """Where rows that have failed are published, in the same schema; empty: they are in failures/ only."""
+    failed_record: Callable[[Row], Record] = lambda row: {}
     facts: Mapping[str, Any]
 
 
@@ -50,6 +54,8 @@ def put_through(stage: RowStage, store: Store, rows: Iterable[Row], *, console: 
     run = StageRun(plan=stage.plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
     run_stage(run)
     summary, failures = results.publish_rows(run, stage.folder, stage.schema, usable=stage.usable, facts=stage.facts)
+    if stage.failed_folder:
+        results.publish_failed(run, stage.failed_folder, stage.schema, record=stage.failed_record)
     results.write_failures(store, work.stage, failures)
     summary = replace(summary, seconds=time.monotonic() - began)
     results.write_summary(store, work.stage, summary)

@@ -185,3 +185,15 @@ def test_a_judge_of_known_accuracy_and_bias_is_recovered():
     assert stats.cycle_rate.value == sum(num_cycles(5, made)[0] for made in results) / (10 * num_prompts)
     low, high = interval(stats.disagreement_rate)
     assert low < 0.4048 < high
+
+
+def test_the_verdicts_on_a_prompt_without_a_ranking_count_and_the_prompt_does_not():
+    """Of four verdicts two parsed, both for the first; the pair 0-1 disagrees. The other prompt is kept."""
+    one = judged(verdicts((0, 1, "first"), (1, 0, "second"), (0, 2, "first"), (2, 0, "second")), is_kept=True)
+    other = judged(verdicts((0, 1, "first"), (1, 0, "first"), (0, 2, None), (2, 0, None)), is_ranked=False)
+    stats = judge_stats([one, other], seed=0, num_resamples=10)
+    assert (stats.num_prompts, stats.kept_rate.value, stats.kept_rate.count) == (1, 1.0, 1)
+    assert (stats.parse_failure_rate.value, stats.parse_failure_rate.count) == (0.25, 8)
+    assert (stats.first_rate.value, stats.first_rate.count) == (pytest.approx(4 / 6), 6)
+    assert stats.disagreement_rate.value == pytest.approx(1 / 3)
+    assert stats.top_ties.num_score == 1

@@ -140,6 +140,14 @@ def test_a_judge_that_never_answers_in_form_fails_the_stage_and_says_why(tmp_pat
         tolerant = load_preference(tmp_path / "recipe.yaml", ["judge.max_failed_fraction=1.0"])
         summary = judge(tolerant, name="single")
     assert summary.rows.statuses["failed"] == NUM_ROWS
+    (stats,) = summary.stats.values()
+    assert (stats.parse_failure_rate.value, stats.parse_failure_rate.count, stats.num_prompts) == (
+        1.0,
+        20 * NUM_ROWS,
+        0,
+    )
+    (table,) = publish.read_batches(open_store(str(tmp_path / "run/judges/single")), "undecided", batch_rows=100)
+    assert {one["text"] for row in table.to_pylist() for one in row["judgments"]} == {"Both are nice."}
     failures = tmp_path / "run" / "judges" / "single" / "failures" / "judge.parquet"
     for row in pq.read_table(failures).to_pylist():
         assert "10 of 10 pairs" in row["detail"]

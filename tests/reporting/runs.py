@@ -100,6 +100,7 @@ def write_run(
     records: Sequence[dict],
     *,
     failed: Sequence[dict] = (),
+    undecided: Sequence[dict] = (),
     judge: str = "moj",
     recipe: str = RECIPE,
     min_margin: float = 0.0,
@@ -118,6 +119,7 @@ def write_run(
     join_run(store, loaded)
     join_run(own, loaded)
     put(own, "judgments", schemas.JUDGMENTS, records, facts={**about, "num_candidates": 5})
+    put(own, "undecided", schemas.JUDGMENTS, undecided)
     write_failures(own, "judge", pa.Table.from_pylist(list(failed), schema=schemas.FAILURES))
     pairs, prompts = publish_pairs(
         store, own, loaded, JudgeWork(run_seed=0), facts=about, is_in_use=is_in_use
