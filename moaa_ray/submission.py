@@ -1,0 +1,156 @@
+"""A command of ours as a job on a running Ray cluster: checked here, submitted, followed, its exit code brought back.
+
+Submitting the same run again goes on with it, as every command does. What the job needs comes from three places: the
+code and the recipe from the working directory, which Ray copies to the cluster; data, models and the run directory from
+where the cluster reaches them; secrets from the cluster's own environment, never from here.
+"""
+
+import asyncio
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import Loaded, load_preference, load_recipe, load_training
+from moaa_ray.pipeline import load_run
+from moaa_ray.settings.yaml_text import parse_yaml
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+COMMANDS: Mapping[str, Callable[[Path, Sequence[str]], Loaded]] = {
+    "run": lambda path, overrides: load_run(path, overrides).preference,
+    "generate": load_recipe,
+    "train sft": load_training,
+    "train dpo": load_training,
+    "sample": load_preference,
+    "judge": load_preference,
+}
+"""What can be submitted, and how its recipe is checked here."""
+_RUN_DIR, _SECRET = "moaa_run_dir", re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One command for a cluster."""
+
+    command: str
+    recipe: Path
+    overrides: Sequence[str]
+    address: str
+    """Of the cluster's job server, e.g. http://127.0.0.1:8265."""
+    working_dir: Path
+    runtime_env: Path
+    """A YAML file with Ray's runtime environment; one that is not there counts as empty."""
+
+
+def submit(asked: Submission) -> str:
+    """Submit the command; the job's id. Raises ConfigError for what would go wrong there, before anything is sent."""
+    loaded = _checked(asked)
+    _check_address(asked.address)
+    runtime_env = {**_runtime_env(asked.runtime_env), "working_dir": str(asked.working_dir)}
+    client = _client(asked.address)
+    _check_not_running(client, loaded.run_dir)
+    recipe = os.path.relpath(asked.recipe.resolve(), asked.working_dir.resolve())
+    entrypoint = shlex.join(["python", "-m", "moaa_ray", *asked.command.split(), recipe, *asked.overrides])
+    return client.submit_job(
+        entrypoint=entrypoint,
+        submission_id=f"moaa-{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        runtime_env=runtime_env,
+        metadata={_RUN_DIR: loaded.run_dir, "moaa_command": asked.command},
+    )
+
+
+def follow(address: str, job_id: str, echo: Callable[[str], Any]) -> int:
+    """Pass the job's log on until it ends; its exit code, 1 where it was stopped or never started."""
+    client = _client(address)
+
+    async def tail() -> None:
+        async for text in client.tail_job_logs(job_id):
+            echo(text)
+
+    asyncio.run(tail())
+    while not (info := client.get_job_info(job_id)).status.is_terminal():
+        time.sleep(1)
+    if info.status == "SUCCEEDED":
+        return 0
+    echo(f"job {job_id}: {info.status}: {info.message or 'no reason given'}\n")
+    return info.driver_exit_code or 1
+
+
+def _checked(asked: Submission) -> Loaded:
+    """The recipe, if it can run from a copy of the working directory."""
+    if asked.command not in COMMANDS:
+        raise ConfigError(f"moaa submit: {asked.command!r} is not one of {', '.join(COMMANDS)}")
+    if not asked.recipe.resolve().is_relative_to(asked.working_dir.resolve()):
+        raise ConfigError(
+            f"{asked.recipe}: lies outside the working directory {asked.working_dir}, which is all that the cluster "
+            "gets; copy it there, or give --working-dir"
+        )
+    loaded = COMMANDS[asked.command](asked.recipe, asked.overrides)
+    run_dir = loaded.recipe.run_dir
+    if "://" not in run_dir and not os.path.isabs(run_dir):
+        raise ConfigError(
+            f"run_dir = {run_dir!r}: it would lie in the job's copy of the working directory, which Ray deletes; give "
+            "a place that all nodes reach, e.g. run_dir=s3://bucket/runs/my-run or a shared folder's absolute path"
+        )
+    return loaded
+
+
+def _check_address(address: str) -> None:
+    """Raise ConfigError for an address that is none, and for one that anybody on the way could use."""
+    found = urlparse(address)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise ConfigError(f"--address {address}: is not of the form http://host:8265; write the job server's address")
+    files = (os.environ.get("RAY_AUTH_TOKEN_PATH", ""), Path.home() / ".ray" / "auth_token")
+    has_token = bool(os.environ.get("RAY_AUTH_TOKEN")) or any(os.path.isfile(file) for file in files)
+    if found.hostname not in _LOOPBACK and not has_token:
+        raise ConfigError(
+            f"--address {address}: not this machine, and no token of Ray's is set: a job server that takes jobs "
+            "without one runs anybody's code. Turn on token authentication there and set RAY_AUTH_TOKEN here, or "
+            "forward the port (ssh -L or kubectl port-forward) and submit to http://127.0.0.1:8265"
+        )
+
+
+def _runtime_env(path: Path) -> dict[str, Any]:
+    """Ray's runtime environment in a file. Raises ConfigError for secrets in it: everyone can read it there."""
+    if not path.exists():
+        return {}
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold a mapping, e.g. `excludes: [/runs/]`")
+    variables = data.get("env_vars") or {}
+    if secret := next((name for name in variables if _SECRET.search(str(name))), ""):
+        raise ConfigError(
+            f"{path}: env_vars.{secret} looks like a secret, and a runtime environment is shown in the dashboard and "
+            "in logs; set it in the cluster's own environment (a Kubernetes secret)"
+        )
+    return data
+
+
+def _client(address: str) -> "JobSubmissionClient":
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise ConfigError(
+            f"--address {address}: no job server answers there ({error}); start the cluster, or forward its port 8265"
+        ) from error
+
+
+def _check_not_running(client: "JobSubmissionClient", run_dir: str) -> None:
+    """Raise ConfigError where a job works on this run: a second one would take it over from the first."""
+    for job in client.list_jobs():
+        if (job.metadata or {}).get(_RUN_DIR) == run_dir and not job.status.is_terminal():
+            raise ConfigError(
+                f"{run_dir}: job {job.submission_id} works on it; follow it with `ray job logs --follow "
+                f"{job.submission_id}`, or end it with `ray job stop {job.submission_id}` first"
+            )

@@ -1,0 +1,124 @@
+"""A run as a job: what is refused before anything is sent, and what a real job server makes of it."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from moaa_ray.errors import ConfigError
+from moaa_ray.submission import Submission, follow, submit
+
+RECIPE = {
+    "name": "small",
+    "run_dir": "/shared/runs/small",
+    "prompts": {"sources": [{"path": "prompts.jsonl"}]},
+    "models": {"a": {"engine": "fake"}, "b": {"engine": "fake"}},
+    "mixture": {"layers": [{"proposers": [{"model": "a"}]}], "aggregator": {"model": "b"}},
+}
+
+
+def asked(folder: Path, *overrides: str, recipe: dict = RECIPE, **fields) -> Submission:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (folder / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
+    known = {"command": "generate", "address": "http://127.0.0.1:1", "working_dir": folder}
+    known |= {"runtime_env": folder / "env.yaml", "recipe": folder / "recipe.yaml", "overrides": overrides}
+    return Submission(**{**known, **fields})
+
+
+def refused(*args, **kwargs) -> str:
+    with pytest.raises(ConfigError) as caught:
+        submit(asked(*args, **kwargs))
+    return str(caught.value)
+
+
+def test_a_run_directory_inside_the_copy_is_refused(tmp_path):
+    text = refused(tmp_path, "run_dir=runs/x")
+    assert text.startswith("run_dir = 'runs/x': it would lie in the job's copy of the working directory")
+    assert "run_dir=s3://bucket/runs/my-run" in text
+    assert "run_dir = ''" in refused(tmp_path, recipe={**RECIPE, "run_dir": ""})
+
+
+def test_a_recipe_that_is_not_copied_is_refused(tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    assert "lies outside the working directory" in refused(tmp_path, working_dir=inner)
+
+
+def test_a_wrong_recipe_is_refused_here_and_not_there(tmp_path):
+    assert "aggregator" in refused(tmp_path, "mixture.aggregator.model=nobody")
+
+
+def test_an_unknown_command_is_refused_with_those_there_are(tmp_path):
+    assert "'serve' is not one of run, generate, train sft" in refused(tmp_path, command="serve")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://"])
+def test_an_address_that_is_none_is_refused(tmp_path, address):
+    assert f"--address {address}: is not of the form http://host:8265" in refused(tmp_path, address=address)
+
+
+def test_another_machine_without_a_token_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    assert "no token of Ray's is set" in refused(tmp_path, address="http://10.0.0.5:8265")
+
+
+def test_a_secret_in_the_runtime_environment_is_refused_without_its_value(tmp_path):
+    (tmp_path / "env.yaml").write_text("env_vars: {HF_TOKEN: canary-1234}\n", encoding="utf-8")
+    text = refused(tmp_path)
+    assert "env_vars.HF_TOKEN looks like a secret" in text
+    assert "canary" not in text
+
+
+def test_a_job_server_that_is_not_there_is_named(tmp_path):
+    assert "--address http://127.0.0.1:1: no job server answers there" in refused(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def job_server():
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        # a job says `python`, and means this one
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        head = {"include_dashboard": True, "dashboard_port": 8299, "num_cpus": 4}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield "http://127.0.0.1:8299"
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_job_runs_to_its_end_and_again_finds_it_finished(job_server, tmp_path):
+    said: list[str] = []
+    this = asked(tmp_path, f"run_dir={tmp_path}/run", address=job_server)
+    for _ in range(2):
+        job_id = submit(this)
+        assert follow(job_server, job_id, said.append) == 0
+    assert re.fullmatch(r"moaa-small-\d{8}-\d{6}", job_id)
+    assert (tmp_path / "run" / "sft" / "manifest.json").exists()
+    assert "".join(said).count("2 prompts = 2 ok") == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_brings_its_exit_code_and_its_reason_back(job_server, tmp_path):
+    said: list[str] = []
+    this = asked(tmp_path, f"run_dir={tmp_path}/run", "prompts.sources.0.path=gone.jsonl", address=job_server)
+    assert follow(job_server, submit(this), said.append) == 2
+    assert "gone.jsonl" in "".join(said)
+
+
+@pytest.mark.slow
+def test_a_second_job_on_a_run_that_is_worked_on_is_refused(job_server, tmp_path):
+    from ray.job_submission import JobSubmissionClient
+
+    slow = {**RECIPE, "models": {"a": {"engine": "fake", "start_s": 120}, "b": {"engine": "fake"}}}
+    this = asked(tmp_path, f"run_dir={tmp_path}/run", recipe=slow, address=job_server)
+    job_id = submit(this)
+    with pytest.raises(ConfigError, match=f"job {job_id} works on it; follow it with `ray job logs"):
+        submit(this)
+    JobSubmissionClient(job_server).stop_job(job_id)
+    assert follow(job_server, job_id, lambda text: None) == 1
