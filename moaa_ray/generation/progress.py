@@ -89,6 +89,8 @@ class Progress:
         return f"{self._title} {done}/{self._total} rows, {rate:.1f} rows/s, {left}, {trouble}"
 
     def _rate(self, done: int, now: float) -> float:
+        if not self._history:  # asked for before anything was shown
+            return 0.0
         began, first, _ = self._history[0]
         if now - began < 5:
             began, first = self._began, 0

@@ -113,6 +113,11 @@ def test_the_busy_part_is_that_of_the_engines_lifetime_and_nothing_without_engin
     assert busy_fraction(pool()) == 0.0
 
 
+def test_the_state_can_be_described_before_anything_was_shown():
+    progress = Progress(title="generate", total=100, warn_after_s=60, console=Console(file=io.StringIO()))
+    assert progress.describe(snapshot(pool())).startswith("generate 0/100 rows, 0.0 rows/s, time left unknown, no")
+
+
 def test_rows_of_every_status_are_done():
     assert num_done({"ok": 3, "open": 2, "failed": 1}) == 6
 
