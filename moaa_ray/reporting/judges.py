@@ -9,6 +9,7 @@ from moaa_ray.data.publish import read_batches
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
+from moaa_ray.reporting.lookup import is_published
 
 _BATCH_ROWS = 2000
 _SEED = 0
@@ -23,13 +24,17 @@ def compare_judges(run: str) -> str:
     names = judges_of(store)
     if not names:
         raise ConfigError(f"{store.uri}: no judge has judged here; run `moaa judge` to its end first")
-    files = {name: judge_files(store, name) for name in names}
-    text = "\n".join(_rows([_HEAD, *(_of_judge(one) for one in files.values())]))
-    if len(names) == 1:
-        return f"{text}\n\nonly one judge here; `moaa judge RECIPE --judge NAME` puts the same candidates to another"
+    known = {name: judge_files(store, name) for name in names}
+    files = {name: one for name, one in known.items() if is_published(one.pairs, "pairs")}
+    unfinished = [f"{name}: not judged to the end; run `moaa judge` again" for name in names if name not in files]
+    text = "\n".join([*_rows([_HEAD, *(_of_judge(one) for one in files.values())]), *unfinished])
+    if len(files) < 2:
+        return (
+            f"{text}\n\nonly one judge to compare; `moaa judge RECIPE --judge NAME` puts the same candidates to another"
+        )
     judged = {name: dict(_judged(one)) for name, one in files.items()}
     rows = [_AGREEMENT_HEAD]
-    rows += [_of_two(one, other, _agreement(judged[one], judged[other])) for one, other in combinations(names, 2)]
+    rows += [_of_two(one, other, _agreement(judged[one], judged[other])) for one, other in combinations(files, 2)]
     return "\n".join([text, "", *_rows(rows), _LEGEND])
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.reporting.judges import compare_judges
 from tests.reporting.runs import judged, lower_wins, write_run
@@ -27,7 +28,16 @@ def test_judges_are_compared_on_the_candidates_that_both_have_judged(tmp_path):
 
 def test_a_single_judge_is_shown_with_the_way_to_a_second_one(tmp_path):
     store = write_run(tmp_path, [judged("p1", TEXTS, lower_wins)])
-    assert "only one judge here; `moaa judge RECIPE --judge NAME`" in compare_judges(store.uri)
+    assert "only one judge to compare; `moaa judge RECIPE --judge NAME`" in compare_judges(store.uri)
+
+
+def test_a_judge_that_stopped_before_its_pairs_is_named_and_not_compared(tmp_path):
+    store = write_run(tmp_path, [judged("p1", TEXTS, lower_wins)], judge="moj")
+    write_run(tmp_path, [judged("p1", TEXTS, lower_wins)], judge="single", is_in_use=False)
+    open_store(f"{store.uri}/judges/single").delete_folder("pairs")
+    text = compare_judges(store.uri)
+    assert "single: not judged to the end; run `moaa judge` again" in text
+    assert "moj, single" not in text
 
 
 def test_a_run_without_judgments_is_refused(tmp_path):
