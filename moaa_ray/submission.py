@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import Loaded, load_preference, load_recipe, load_training
@@ -35,6 +36,7 @@ COMMANDS: Mapping[str, Callable[[Path, Sequence[str]], Loaded]] = {
 """What can be submitted, and how its recipe is checked here."""
 _RUN_DIR, _SECRET = "moaa_run_dir", re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ASK_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +111,21 @@ def _check_address(address: str) -> None:
     found = urlparse(address)
     if found.scheme not in ("http", "https") or not found.hostname:
         raise ConfigError(f"--address {address}: is not of the form http://host:8265; write the job server's address")
-    files = (os.environ.get("RAY_AUTH_TOKEN_PATH", ""), Path.home() / ".ray" / "auth_token")
-    has_token = bool(os.environ.get("RAY_AUTH_TOKEN")) or any(os.path.isfile(file) for file in files)
-    if found.hostname not in _LOOPBACK and not has_token:
+    if found.hostname not in _LOOPBACK and _takes_jobs_from_anybody(address):
         raise ConfigError(
-            f"--address {address}: not this machine, and no token of Ray's is set: a job server that takes jobs "
-            "without one runs anybody's code. Turn on token authentication there and set RAY_AUTH_TOKEN here, or "
-            "forward the port (ssh -L or kubectl port-forward) and submit to http://127.0.0.1:8265"
+            f"--address {address}: not this machine, and its job server answers without a token, so whoever reaches it "
+            "runs code there. Turn on Ray's token authentication there (RAY_AUTH_MODE=token), or close the port, "
+            "forward it (ssh -L or kubectl port-forward) and submit to http://127.0.0.1:8265"
         )
+
+
+def _takes_jobs_from_anybody(address: str) -> bool:
+    """Whether the job server lists its jobs without a token. That there is one here says nothing about the server."""
+    try:
+        with urlopen(f"{address.rstrip('/')}/api/jobs/", timeout=_ASK_S) as answer:  # noqa: S310
+            return answer.status == 200
+    except OSError:  # refused, or not there; in the second case the client says so
+        return False
 
 
 def _runtime_env(path: Path) -> dict[str, Any]:
@@ -136,10 +145,16 @@ def _runtime_env(path: Path) -> dict[str, Any]:
 
 
 def _client(address: str) -> "JobSubmissionClient":
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"--address {address}: its job server wants another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to "
+            "the cluster's"
+        ) from error
     except (ConnectionError, RuntimeError) as error:
         raise ConfigError(
             f"--address {address}: no job server answers there ({error}); start the cluster, or forward its port 8265"

@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -60,11 +62,25 @@ def test_an_address_that_is_none_is_refused(tmp_path, address):
     assert f"--address {address}: is not of the form http://host:8265" in refused(tmp_path, address=address)
 
 
-def test_another_machine_without_a_token_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    assert "no token of Ray's is set" in refused(tmp_path, address="http://10.0.0.5:8265")
+@pytest.mark.parametrize(("status", "is_open"), [(200, True), (401, False)])
+def test_another_machine_that_takes_jobs_without_a_token_is_refused(tmp_path, monkeypatch, status, is_open):
+    """The server counts as another machine's; with a token of its own the attempt goes on, to Ray's own client."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if "x-ray-authorization" not in self.headers else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr("moaa_ray.submission._LOOPBACK", ())
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        text = refused(tmp_path, address=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert ("answers without a token" in text) == is_open
+    assert ("wants another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in text) != is_open
 
 
 def test_a_secret_in_the_runtime_environment_is_refused_without_its_value(tmp_path):
