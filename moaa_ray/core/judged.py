@@ -23,6 +23,14 @@ _NO_NUMBER = Failure(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """What a proposer judge said of an ordered pair."""
+
+    judge: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judgment:
     """One verdict on one ordered pair, with what led to it."""
 
@@ -34,7 +42,7 @@ class Judgment:
     verdict: str  # first, second, or empty
     text: str
     error: str  # why there is no verdict
-    assessments: tuple[str, ...]
+    assessments: tuple[Assessment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +172,7 @@ def _with_duplicates(row: Row, scores: Sequence[float | None]) -> tuple[float | 
 def _judgment(row: Row, each: Round, decider: str, number: int, verdict: Verdict) -> Judgment:
     """One verdict with its texts; criteria are not filled in."""
     answer = _at(row, decider, number)
-    assessed = [_at(row, name, number) for name in each.assessments]
+    assessed = [(name, _at(row, name, number)) for name in each.assessments]
     return Judgment(
         first=verdict.first,
         second=verdict.second,
@@ -174,7 +182,7 @@ def _judgment(row: Row, each: Round, decider: str, number: int, verdict: Verdict
         verdict=verdict.winner or "",
         text=answer.text if isinstance(answer, Completion) else "",
         error="" if verdict.winner else _failure(answer, _NO_VERDICT).reason,
-        assessments=tuple(a.text for a in assessed if isinstance(a, Completion)),
+        assessments=tuple(Assessment(judge=name, text=a.text) for name, a in assessed if isinstance(a, Completion)),
     )
 
 

@@ -97,7 +97,7 @@ _VERDICT = [
     ("verdict", pa.string()),  # first, second; empty: none, see error
     ("error", pa.string()),
 ]
-_TEXTS = [("text", pa.string()), ("assessments", pa.list_(pa.string()))]
+_TEXTS = [("text", pa.string()), ("assessments", pa.list_(pa.struct([("judge", pa.string()), ("text", pa.string())])))]
 JUDGMENT = pa.struct(_VERDICT + _TEXTS)
 VERDICT = pa.struct(_VERDICT)
 RATING = pa.struct(
@@ -112,7 +112,7 @@ RATING = pa.struct(
 
 JUDGMENTS = _schema(
     "judgments",
-    1,
+    2,
     [
         *_HEAD,
         ("messages", MESSAGES),

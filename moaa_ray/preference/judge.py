@@ -161,7 +161,11 @@ def _judged_record(row: Row, *, reading: JudgeWork) -> schemas.Record:
         "top_tie": ranking.top_tie,
         "bottom_tie": ranking.bottom_tie,
         "judgments": [
-            {**asdict(judgment), "criteria": list(judgment.criteria), "assessments": list(judgment.assessments)}
+            {
+                **asdict(judgment),
+                "criteria": list(judgment.criteria),
+                "assessments": [asdict(assessment) for assessment in judgment.assessments],
+            }
             for judgment in reading.judgments(row)
         ],
         "ratings": [asdict(rating) for rating in reading.ratings(row)],

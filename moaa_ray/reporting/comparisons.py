@@ -9,7 +9,7 @@ from moaa_ray.core.ranking import Verdict, pair_results
 from moaa_ray.data.schemas import Record
 
 Pair = tuple[int, int]
-_DECIDER = re.compile(r"decide\.(?P<judge>.*?)(\.r(?P<round>\d+))?")
+_PASS = re.compile(r"(decide|assess)\.(?P<judge>.*?)(\.r(?P<round>\d+))?")
 _TIES = {
     "head_to_head": "by the pairs among equal scores",
     "sonneborn_berger": "by the strength of the beaten among equal scores (Sonneborn-Berger)",
@@ -34,7 +34,8 @@ class Question:
     winner: int | None
     error: str
     text: str
-    assessments: Sequence[str]
+    assessments: Sequence[tuple[str, str]]
+    """(proposer judge, what it said)."""
 
     @property
     def letter(self) -> str:
@@ -134,12 +135,12 @@ def score_text(score: float | None) -> str:
 
 def judge_name(label: str) -> str:
     """A judge as the recipe calls it."""
-    found = _DECIDER.fullmatch(label)
+    found = _PASS.fullmatch(label)
     return found["judge"] if found else label
 
 
 def _round(label: str) -> int:
-    found = _DECIDER.fullmatch(label)
+    found = _PASS.fullmatch(label)
     return int(found["round"] or 1) if found else 1
 
 
@@ -156,7 +157,7 @@ def _meeting(number: int, pair: Pair, records: Sequence[Record]) -> Meeting:
             winner={"first": one["first"], "second": one["second"]}.get(one["verdict"]),
             error=one["error"] or "",
             text=one["text"] or "",
-            assessments=one["assessments"] or (),
+            assessments=[(judge_name(said["judge"]), said["text"]) for said in one["assessments"] or ()],
         )
         for one in sorted(records, key=lambda one: (one["judge"], one["first"]))
     ]

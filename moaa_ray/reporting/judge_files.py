@@ -44,10 +44,6 @@ class JudgeFiles:
         recipe = parse_yaml(self.own.read("recipe.yaml").decode(), "recipe.yaml")
         return checks.mapping(checks.mapping(recipe, "judges"), self.name) if isinstance(recipe, dict) else {}
 
-    def assessors(self) -> list[str]:
-        """Names of the proposer judges, in the order of the assessments."""
-        return [slot.get("name") or slot["model"] for slot in self.section().get("proposers") or ()]
-
 
 def judges_of(store: Store) -> list[str]:
     """The judges with judgments in a run; the one whose pairs are the run's comes first."""

@@ -48,7 +48,7 @@ TEMPLATE = """\
 {% if cell.kind == "self" %}{% elif cell.kind == "never" %}-{% else %}{{ cell.kind }}<small>{{ cell.orders }}</small>\
 {% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
 {% endmacro %}
-{% macro meeting(each, assessors) %}
+{% macro meeting(each) %}
 {% set i, j = each.pair %}
 <details><summary>{{ i }} and {{ j }}{% if each.round > 1 %}, round {{ each.round }}{% endif %}: {{ each | outcome }}\
 {% if each.criteria %}; {{ each.criteria | join(", ") }}{% endif %}\
@@ -58,10 +58,9 @@ TEMPLATE = """\
 {% if q.winner is none %}no verdict ({{ q.error or "none" }})\
 {% else %}{{ q.letter }}, which is {{ q.winner }}{% endif %}</p>
 {% if q.text %}{{ body(q.text, 400) }}{% endif %}
-{% for assessment in q.assessments %}
-<details><summary>Assessment by \
-{{ assessors[loop.index0] if assessors | length == q.assessments | length else loop.index }}</summary>
-{{ body(assessment, 4000) }}</details>
+{% for judge, said in q.assessments %}
+<details><summary>Assessment by {{ judge }}</summary>
+{{ body(said, 4000) }}</details>
 {% endfor %}{% endfor %}</details>
 {% endmacro %}
 <!doctype html>
@@ -105,7 +104,7 @@ TEMPLATE = """\
 <p class="soft">The row's candidate against the column's. Below the outcome: whom the judge named with the row's \
 candidate shown first | with it shown second.</p>
 <details><summary>{{ card.meetings | length }} pairs with their criteria, verdicts and assessments</summary>
-{% for each in card.meetings %}{{ meeting(each, assessors) }}{% endfor %}</details>{% endif %}
+{% for each in card.meetings %}{{ meeting(each) }}{% endfor %}</details>{% endif %}
 {% if card.ratings %}<details><summary>{{ card.ratings | length }} ratings</summary>{% for one in card.ratings %}
 <p>candidate {{ one.candidate }}{% if one.aspect %}, {{ one.aspect }}{% endif %}: \
 {{ one.value | score }}{% if one.error %} ({{ one.error }}){% endif %}</p>

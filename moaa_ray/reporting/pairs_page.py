@@ -66,7 +66,6 @@ def render_page(files: JudgeFiles, *, run_name: str, num_rows: int) -> tuple[str
         cards=cards,
         num_all=len(pairs) + len(others),
         shown=about + f"of {len(others):,} prompts without a pair, some for every reason.",
-        assessors=files.assessors(),
         policy=Markup(POLICY),  # noqa: S704 - these three are constants of ours
         style=Markup(STYLE),  # noqa: S704
         script=Markup(SCRIPT),  # noqa: S704

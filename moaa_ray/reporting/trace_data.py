@@ -71,7 +71,7 @@ def _judge_part(files: JudgeFiles, row_id: str, out: Layout, *, with_prompt: boo
     out.title(f"JUDGE {files.name}   {state}; {in_use}, in judges/{files.name}")
     _prompt(row or failure, out, is_wanted=with_prompt)
     if row is not None:
-        _judged(row.record, files.assessors(), out)
+        _judged(row.record, out)
         _published(files.own, row, out)
     _made_by(read_run(files.own).get("made_with", {}).get("judge", {}), out)
     if pair is not None:
@@ -86,7 +86,7 @@ def _judge_part(files: JudgeFiles, row_id: str, out: Layout, *, with_prompt: boo
     return True
 
 
-def _judged(record: Record, assessors: Sequence[str], out: Layout) -> None:
+def _judged(record: Record, out: Layout) -> None:
     met = meetings(record["judgments"])
     titles = ("place", "candidate", "score", *(("won", "lost", "tied", "missing") if met else ()))
     out.line("".join(f"{name:>10}" for name in titles))
@@ -96,14 +96,14 @@ def _judged(record: Record, assessors: Sequence[str], out: Layout) -> None:
         same = "" if one.same_as is None else f"   same text as {one.same_as}"
         out.line("".join(f"{value!s:>10}" for value in values) + same + (f"   {one.error}" if one.error else ""))
     for each in met:
-        _met(each, assessors, out)
+        _met(each, out)
     for rating in record["ratings"]:
         if rating["aspect"]:
             value = rating["error"] if rating["value"] is None else score_text(rating["value"])
             out.entry(f"candidate {rating['candidate']}  {rating['aspect']}  {value}", rating["text"] or "")
 
 
-def _met(each: Meeting, assessors: Sequence[str], out: Layout) -> None:
+def _met(each: Meeting, out: Layout) -> None:
     i, j = each.pair
     first = {
         k: ", ".join("-" if q.winner is None else str(q.winner) for q in each.questions if q.first == k) for k in (i, j)
@@ -116,10 +116,7 @@ def _met(each: Meeting, assessors: Sequence[str], out: Layout) -> None:
     if out.is_full:
         for q in each.questions:
             out.entry(f"{q.judge}, {q.first} shown first: {q.letter} {q.error}".rstrip(), q.text, indent=6)
-            names = (
-                assessors if len(assessors) == len(q.assessments) else [str(n + 1) for n in range(len(q.assessments))]
-            )
-            for name, text in zip(names, q.assessments, strict=True):
+            for name, text in q.assessments:
                 out.entry(f"assessment by {name}", text, indent=8)
 
 

@@ -10,6 +10,7 @@ import pytest
 from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.judge_prompts import FALLBACK_CRITERIA
 from moaa_ray.core.judge_stats import JudgedPrompt, judge_stats
+from moaa_ray.core.judged import Assessment
 from moaa_ray.core.ranking import Choice, Verdict, choose
 from moaa_ray.types import Completion, Failure
 from tests.core.judges import (
@@ -274,7 +275,10 @@ def test_a_judgment_tells_everything_that_led_to_it():
     assert (first.first, first.second, first.judge) == (0, 1, "decide.qwen")
     assert (first.verdict, first.text, first.error) == ("second", "[[B]]", "")
     assert (first.criteria, first.criteria_chosen) == (("Accuracy", "Depth", "Clarity"), True)
-    assert first.assessments == tuple(f"assess.{model}: A is a, B is bb. [[A]]" for model in ("gemma", "llama", "qwen"))
+    assert first.assessments == tuple(
+        Assessment(judge=f"assess.{model}", text=f"assess.{model}: A is a, B is bb. [[A]]")
+        for model in ("gemma", "llama", "qwen")
+    )
     assert (second.first, second.second, second.verdict) == (1, 0, "")
     assert (second.text, second.error) == ("I cannot say.", "no_verdict")
 

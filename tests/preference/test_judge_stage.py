@@ -104,6 +104,9 @@ def test_the_papers_judge_asks_both_orders_of_all_pairs_and_leaves_the_best_and_
         assert row["margin"] == 1.0
         assert len(row["judgments"]) == 20
         assert {tuple(one["criteria"]) for one in row["judgments"]} == {("Accuracy", "Depth", "Clarity")}
+    judgments = [one for row in rows_of(tmp_path, "judges/mixture/judgments") for one in row["judgments"]]
+    assert len({tuple(said["judge"] for said in one["assessments"]) for one in judgments}) == 1
+    assert {said["text"] for one in judgments for said in one["assessments"]} == {"A is fine, B is fine."}
     assert summary.pairs == again.pairs
     assert (summary.pairs.num_pairs, summary.stats["decide.b"].disagreement_rate.value) == (NUM_ROWS, 0.0)
     assert summary.stats["decide.b"].first_rate.value == 0.5

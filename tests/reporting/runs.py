@@ -53,6 +53,10 @@ def judgment(first: int, second: int, verdict: str, *, judge: str = "decide.big"
     return {"first": first, "second": second, "judge": judge, "verdict": verdict, "error": error, **known, **fields}
 
 
+def _said(**texts: str) -> list[dict]:
+    return [{"judge": f"assess.{judge}", "text": text} for judge, text in texts.items()]
+
+
 def judged(row_id: str, texts: Sequence[str], winner: Winner, *, prompt: str = "Why?", **fields) -> dict:
     """A JUDGMENTS record: all pairs in both orders, scored as the package scores."""
     orders = sorted(order for i, j in combinations(range(len(texts)), 2) for order in ((i, j), (j, i)))
@@ -68,7 +72,7 @@ def judged(row_id: str, texts: Sequence[str], winner: Winner, *, prompt: str = "
         "top_tie": ranking.top_tie,
         "bottom_tie": ranking.bottom_tie,
         "judgments": [
-            judgment(v.first, v.second, v.winner or "", assessments=[f"A is {v.first}", f"B is {v.second}"])
+            judgment(v.first, v.second, v.winner or "", assessments=_said(a=f"A is {v.first}", b=f"B is {v.second}"))
             for v in verdicts
         ],
         "ratings": [],

@@ -41,7 +41,7 @@ def hostile(tmp_path_factory) -> str:
     for i, one in enumerate(record["judgments"]):
         one |= {
             "text": HOSTILE[i % 5],
-            "assessments": HOSTILE,
+            "assessments": [{"judge": f"assess.{text}", "text": text} for text in HOSTILE],
             "criteria": HOSTILE[:3],
             "judge": f"decide.{HOSTILE[1]}",
         }

@@ -103,6 +103,7 @@ def test_failures_of_every_stage_have_their_reason(store):
 def test_in_full_the_judges_reasons_and_assessments_are_there(store):
     short, full = trace_prompt(store.uri, "kept"), trace_prompt(store.uri, "kept", full=True)
     assert "assessment by a" in full
+    assert "assessment by b" in full
     assert "Therefore [[first]]" in full
     assert "Therefore" not in short
 
@@ -135,7 +136,7 @@ def test_control_characters_of_models_never_reach_the_terminal(tmp_path):
     bad = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\0"
     record = judged("x", [bad + "0", bad + "1"], lower_wins, prompt=bad, source=bad)
     for one in record["judgments"]:
-        one |= {"text": bad, "assessments": [bad], "criteria": [bad]}
+        one |= {"text": bad, "assessments": [{"judge": bad, "text": bad}], "criteria": [bad]}
     store = write_run(tmp_path, [record])
     rows = [
         {"id": "x", "messages": [*user(bad), assistant(bad)], "proposals": [proposal(bad, text=bad)], "flags": [bad]}
