@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast lint clean
+.PHONY: setup demo test test-fast test-long lint clean
 
 setup: .venv/ready
 
@@ -17,7 +17,10 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not long"
+
+test-long: .venv/ready
+	$(BIN)/python -m pytest -m long
 
 test-fast: .venv/ready
 	$(BIN)/python -m pytest

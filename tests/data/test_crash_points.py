@@ -248,13 +248,20 @@ def test_single_faults_with_blocks_in_any_order_leave_the_undisturbed_result(kin
     assert _sweep(_single_points(kind, ORDERS), capsys, f"single in any order, {kind}") > least
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @_least(25_000, 1900, 1870)
 def test_every_pair_of_faults_leaves_the_undisturbed_result(kind, least, capsys):
     assert _sweep(_pair_points(kind), capsys, f"pairs, {kind}") > least
 
 
 @pytest.mark.slow
+@_least(480, 65, 60)
+def test_a_newer_driver_that_crashes_in_an_older_ones_life_leaves_the_undisturbed_result(kind, least, capsys):
+    points = itertools.islice(_takeover_points(kind), 0, None, 40)
+    assert _sweep(points, capsys, f"every 40th takeover that crashes, {kind}") > least
+
+
+@pytest.mark.long
 @_least(6400, 885, 835)
 def test_a_newer_driver_that_crashes_anywhere_in_an_older_ones_life_leaves_the_undisturbed_result(kind, least, capsys):
     points = itertools.islice(_takeover_points(kind), 0, None, 3)

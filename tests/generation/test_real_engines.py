@@ -13,7 +13,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 ALPACA, MT_BENCH = DATA / "alpaca_eval_prompts.parquet", DATA / "mt_bench.jsonl"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not ALPACA.exists() or not MT_BENCH.exists(), reason=f"needs {ALPACA} and {MT_BENCH}"),
 ]
 

@@ -79,12 +79,13 @@ def test_with_phases_where_there_were_none(folder, undisturbed, killed):
     assert go_on(killed, folder / "to-phases", "generate.phases=3") == undisturbed
 
 
-@pytest.mark.parametrize("num_phases", [1, 4])
+@pytest.mark.parametrize("num_phases", [pytest.param(1, marks=pytest.mark.long), 4])
 def test_with_another_number_of_phases(folder, undisturbed, killed_in_phases, num_phases):
     rows = go_on(killed_in_phases, folder / f"phases-{num_phases}", f"generate.phases={num_phases}")
     assert rows == undisturbed
 
 
+@pytest.mark.long
 def test_on_fewer_cpus_and_with_the_prompts_in_another_order(folder, undisturbed, killed):
     prompts = resumes.read_prompts(killed.parent)
     random.Random(1).shuffle(prompts)
