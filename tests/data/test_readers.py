@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import time
+from random import Random
 
 import fsspec
 import pyarrow as pa
@@ -17,6 +18,7 @@ from moaa_ray.errors import ConfigError, DataError
 
 ROWS = [{"id": "a", "prompt": "eins"}, {"id": "b", "prompt": '日本語, "quoted"\nsecond line'}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+NOISE = Random(0).randbytes(40_000).hex().encode()
 
 
 def find(path, **options):
@@ -187,12 +189,12 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
     ("name", "data", "said"),
     [
         ("a.jsonl", "\ufeff".encode("utf-16-le") + "{}".encode("utf-16-le"), "not UTF-8 text but UTF-16"),
-        ("a.jsonl", gzip.compress(LINES), "not UTF-8 text but gzip; convert it, or name it by what it is"),
+        ("a.jsonl", gzip.compress(LINES, mtime=0), "not UTF-8 text but gzip; convert it, or name it by what it is"),
         ("a.jsonl", b"PK\x03\x04rest", "not UTF-8 text but zip"),
         ("a.csv", b"PAR1\x00\x00", "not UTF-8 text but Parquet"),
         ("a.jsonl", '{"prompt": "größer"}\n'.encode("latin-1") * 3, "line 1: byte 14 .*not_utf8.*hold no record"),
         ("a.json", b'[{"prompt": "x"}]', "line 1: list instead of an object"),
-        ("a.jsonl.gz", gzip.compress(os.urandom(40_000).hex().encode())[:20_000], "cannot|last that can be read"),
+        ("a.jsonl.gz", gzip.compress(NOISE, mtime=0)[:20_000], "cannot|last that can be read"),
         ("a.jsonl.gz", b"no gzip at all", "last that can be read: BadGzipFile"),
         ("a.jsonl.zst", b"no zstd at all", "last that can be read"),
         ("a.parquet", b"PAR1 is not enough", "last that can be read"),
