@@ -80,16 +80,15 @@ def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: in
     """Rows of one block, and blocks in flight per engine.
 
     A block takes at most about 5 s of one engine and half its concurrency in rows (small ones leave an engine fewer
-    idle places, and a kill less to lose), but the pool makes no more than 20 blocks a second, which the control plane
-    can follow. At most 1,000 rows (engines that take no time), at least one, and small enough for four blocks per
-    engine over the dataset, so that the engines end together.
+    idle places, and a kill less to lose); but the pool makes no more than 20 blocks a second, which the control plane
+    can follow, so that large pools have larger blocks. At most 1,000 rows (engines that take no time), at least one,
+    and small enough for four blocks per engine over the dataset, so that the engines end together.
     Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 33 blocks in flight.
     """
     wanted = 1000
-    if seconds_per_row > BLOCK_S / 1000:
-        wanted = round(BLOCK_S / seconds_per_row)
     if seconds_per_row > 0:
-        wanted = min(wanted, max(concurrency // 2, ceil(replicas / seconds_per_row / MAX_BLOCKS_PER_S)))
+        small = min(round(BLOCK_S / seconds_per_row), concurrency // 2)
+        wanted = min(wanted, max(small, ceil(replicas / seconds_per_row / MAX_BLOCKS_PER_S)))
     size = max(1, min(wanted, rows // (4 * replicas)))
     return size, blocks_in_flight(size, concurrency)
 

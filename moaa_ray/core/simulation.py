@@ -119,7 +119,7 @@ class _Pool:
         self.free = [(0, engine) for engine in range(count)]  # a heap, with entries that are out of date
         self.gone: set[int] = set()
         slot_s = max(spec.seconds_per_row, spec.floor_s_per_row * count) * spec.concurrency
-        self.lengths = slot_lengths(conditions, slot_s)
+        self.lengths = 2 * slot_lengths(conditions, slot_s)  # twice, so that a block's rows are one slice
         self.next_length = seed_for(conditions.seed, "pool", spec.name) % _NUM_LENGTHS
         self.work: list[tuple[float, float, float]] = []
         self.num_redone = 0
@@ -138,18 +138,16 @@ class _Pool:
 
     def begin(self, engine: int, block: int, num_rows: int, now: float) -> float:
         """Put a block's rows into the engine's slots, in order; when the last of them is done."""
-        slots, lengths, at = self.slots[engine], self.lengths, self.next_length
-        began, ended, work = max(now, slots[0]), now, 0.0
-        for row in range(at, at + num_rows):
-            length = lengths[row % _NUM_LENGTHS]
+        slots, lengths = self.slots[engine], self.lengths[self.next_length : self.next_length + num_rows]
+        began, ended = max(now, slots[0]), now
+        for length in lengths:
             free_from = slots[0]
             end = (free_from if free_from > now else now) + length
             heapreplace(slots, end)
-            work += length
             if end > ended:
                 ended = end
-        self.next_length = (at + num_rows) % _NUM_LENGTHS
-        self.held[engine][block] = (began, ended, work / self.spec.concurrency)
+        self.next_length = (self.next_length + num_rows) % _NUM_LENGTHS
+        self.held[engine][block] = (began, ended, sum(lengths) / self.spec.concurrency)
         return ended
 
     def finish(self, engine: int, block: int) -> None:
