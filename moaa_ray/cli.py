@@ -40,12 +40,23 @@ def plan(
         str, typer.Option(help="A cluster shape, e.g. gpus=8,gpu=H100,cpus=64; needs neither GPU nor Ray.")
     ] = "",
     rows: Annotated[int, typer.Option(help="Plan for so many prompts instead of counting them.", min=0)] = 0,
+    simulate: Annotated[
+        bool, typer.Option(help="Also play the run through: ramp, tails, and a picture of it.")
+    ] = False,
+    hours_between_losses: Annotated[
+        float,
+        typer.Option(help="With --simulate: mean hours until an engine is lost, as on spot nodes; 0: never.", min=0),
+    ] = 0.0,
 ) -> None:
     """Say what a run would do: pools, replicas, phases, tokens, hours and cost, or exactly why it cannot run."""
+    from moaa_ray.core.simulated_line import Conditions
     from moaa_ray.loading import load_to_plan
     from moaa_ray.planning.run import plan_for_cli
 
-    typer.echo(plan_for_cli(load_to_plan(recipe, overrides or []), cluster=cluster, num_rows=rows))
+    loaded = load_to_plan(recipe, overrides or [])
+    conditions = Conditions(seed=loaded.recipe.seed, hours_between_losses=hours_between_losses or None)
+    simulated = conditions if simulate else None
+    typer.echo(plan_for_cli(loaded, cluster=cluster, num_rows=rows, simulated=simulated))
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from moaa_ray.core.simulated_line import Conditions
 from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.lines.judge import plan_input as plan_judge
 from moaa_ray.lines.mixture import STAGE as GENERATE
@@ -14,6 +15,7 @@ from moaa_ray.loading import LoadedPreference, LoadedRecipe, LoadedTraining
 from moaa_ray.planning.cluster import parse_cluster
 from moaa_ray.planning.counting import count_prompts, count_sources
 from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
+from moaa_ray.planning.simulating import simulated_text
 from moaa_ray.planning.text import duration, render
 from moaa_ray.planning.training import Stage, TrainingPlan, plan_training
 from moaa_ray.recipe import STAGES, Recipe
@@ -30,10 +32,12 @@ class _Rows:
     mean_turns: float = 1.0
 
 
-def plan_for_cli(loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_rows: int) -> str:
+def plan_for_cli(
+    loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_rows: int, simulated: Conditions | None = None
+) -> str:
     """The plan of a recipe's stages as text, in the order in which they run; num_rows 0: count the prompts.
 
-    An empty cluster is the local one that the stages start.
+    An empty cluster is the local one that the stages start. simulated: also play the stages that ask models through.
     """
     recipe = loaded.recipe
     first, later, notes = _rows_of(loaded, num_rows)
@@ -51,9 +55,17 @@ def plan_for_cli(loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_row
                 recipe, stage, recipe.student, shape, rows.num, mean_turns=rows.mean_turns, base_dir=loaded.base_dir
             )
     ordered = [plans[stage] for stage in STAGES if stage in plans]
+    texts = [_told(plan, simulated) for plan in ordered]
     if len(ordered) == 1:
-        return "\n".join([render(ordered[0]), *notes])
-    return "\n\n".join([*(f"{plan.stage}: {render(plan)}" for plan in ordered), "\n".join([_in_all(ordered), *notes])])
+        return "\n".join([*texts, *notes])
+    titled = [f"{plan.stage}: {text}" for plan, text in zip(ordered, texts, strict=True)]
+    return "\n\n".join([*titled, "\n".join([_in_all(ordered), *notes])])
+
+
+def _told(plan: StagePlan | TrainingPlan, simulated: Conditions | None) -> str:
+    if simulated is None or isinstance(plan, TrainingPlan):
+        return render(plan)
+    return f"{render(plan)}\n\n{simulated_text(plan, simulated)}"
 
 
 def _rows_of(loaded: LoadedRecipe | LoadedTraining, num_rows: int) -> tuple[_Rows, _Rows, list[str]]:

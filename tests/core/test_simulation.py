@@ -8,7 +8,8 @@ import pytest
 from moaa_ray.core.allocation import PoolSpec
 from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.core.planning import PHASE_START_S, Phase, Plan, PlannedPool, plan_line
-from moaa_ray.core.simulation import HOP_S, Conditions, busy_engines, simulate
+from moaa_ray.core.simulated_line import HOP_S, Conditions
+from moaa_ray.core.simulation import busy_engines, simulate
 from moaa_ray.errors import ConfigError
 
 ALIKE = Conditions(length_sigma=0.0)
@@ -75,7 +76,7 @@ def test_a_long_run_takes_what_the_slowest_pool_takes():
     took = worked_s(plan, 6000, Conditions(length_sigma=0.8))
     longest_s = 4 * 16 * 4.0
     assert 8000 < took < 8000 + 2 * longest_s
-    done = simulate(plan, num_rows=6000).phases[0]
+    done = simulate(plan, num_rows=6000, conditions=Conditions()).phases[0]
     assert [pool.busy_fraction for pool in done.pools] == pytest.approx([0.375, 1.0, 0.375], rel=0.05)
 
 
@@ -116,7 +117,7 @@ def test_losses_that_let_no_block_end_are_refused():
 
 def test_busy_engines_add_up_to_the_work():
     plan = phase_of((spec("a", 1.0, concurrency=4), 3), block_rows=4)
-    run = simulate(plan, num_rows=100)
+    run = simulate(plan, num_rows=100, conditions=Conditions())
     edges = [run.makespan_s * i / 50 for i in range(51)]
     busy = list(busy_engines(run.phases[0].pools[0], edges))
     assert sum(busy) * run.makespan_s / 50 == pytest.approx(sum(work for _, _, work in run.phases[0].pools[0].work))
@@ -127,5 +128,5 @@ def test_a_plan_of_the_planner_is_played_through_near_its_own_time():
     pools = [spec(name, s, load_s=60.0, concurrency=8) for name, s in (("a", 0.2), ("b", 0.5), ("agg", 1.0))]
     cluster = Cluster(nodes=(Node(num_gpus=8, num_cpus=64, gpu="H100"),) * 4)
     plan = plan_line(pools, cluster, num_rows=12_000)
-    run = simulate(plan, num_rows=12_000)
+    run = simulate(plan, num_rows=12_000, conditions=Conditions())
     assert plan.makespan_s * 0.98 < run.makespan_s < plan.makespan_s * 1.2
