@@ -126,8 +126,9 @@ class OpenaiEngine:
                     else:
                         excerpt = await bounded_body(response.content.iter_any()) or b""
                         reply = _Reply(response.status, excerpt, response.headers.get("Retry-After"))
-                        trouble = self._read(reply, ())  # pyright: ignore[reportAssignmentType]: no completion
-                        self._heed(reply, trouble, sent_at_cut)
+                        answer = self._read(reply, flags)
+                        self._heed(reply, answer, sent_at_cut)
+                        trouble = answer if isinstance(answer, RequestError) else None
             except (aiohttp.ClientError, OSError) as error:
                 trouble = self._trouble_of(error, self._config.request_timeout_s)
         if trouble is not None:

@@ -152,9 +152,8 @@ class VllmEngine:
             raise RequestError("context_length", detail, retryable=False)
         kind = RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY
         sampling = SamplingParams(**_sampling_args(request.sampling, room), seed=request.seed, output_kind=kind)
-        tokens = {"prompt_token_ids": prompt}
         try:
-            outputs = self._engine.generate(tokens, sampling, request.id, lora_request=self._lora)
+            outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     yield output
