@@ -27,19 +27,27 @@ from moaa_ray.serving.offer import Offer, WritingModel, offer_of
 from moaa_ray.settings.base import ReplicaRange
 from moaa_ray.types import Answer, Failure, Row
 
-_READY_WITHIN_S = 2.0
+_READY_WITHIN_S, _PROBE_EVERY_S = 2.0, 0.5
+_LOST = Failure(reason="unavailable")
 _HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 60.0}
 """A replica that loads or computes on few CPUs may be slow to say that it lives."""
 
 
 class ReplicaModels:
-    """The `Models` of a Serve application: each call goes to a replica of the model's deployment."""
+    """The `Models` of a Serve application: each call goes to a replica of the model's deployment.
+
+    A call without any replica would wait for one. So a model that lost one is not called again until it
+    answers a probe, and meanwhile fails at once: a mixture goes on without it, and nobody waits.
+    """
 
     def __init__(self, handles: Mapping[str, DeploymentHandle]):
         self._handles = handles
         self._streams = {name: handle.options(stream=True) for name, handle in handles.items()}
+        self._lost: dict[str, asyncio.Task] = {}
 
     async def answer(self, p: MixturePass, row: Row) -> dict[str, Answer]:
+        if p.engine in self._lost:
+            return p.all_failed(row, _LOST)
         response = self._handles[p.engine].answer.remote(p, row)
         try:
             return await response
@@ -47,9 +55,12 @@ class ReplicaModels:
             response.cancel()
             raise
         except (RayError, RayServeException) as error:
-            return p.all_failed(row, _lost(error))
+            return p.all_failed(row, self._failure(p.engine, error))
 
     async def stream(self, p: MixturePass, row: Row) -> Pieces:
+        if p.engine in self._lost:
+            yield _LOST
+            return
         response = self._streams[p.engine].stream.remote(p, row)
         is_over = False
         try:
@@ -58,10 +69,21 @@ class ReplicaModels:
             is_over = True
         except (RayError, RayServeException) as error:
             is_over = True
-            yield _lost(error)
+            yield self._failure(p.engine, error)
         finally:
             if not is_over:
                 response.cancel()
+
+    def _failure(self, name: str, error: Exception) -> Failure:
+        """What a call comes to whose replica has gone, or is not there."""
+        if name not in self._lost:
+            self._lost[name] = asyncio.create_task(self._until_back(name))
+        return Failure(reason=_LOST.reason, detail=type(error).__name__)
+
+    async def _until_back(self, name: str) -> None:
+        while not await self._is_ready(self._handles[name]):
+            await asyncio.sleep(_PROBE_EVERY_S)
+        del self._lost[name]
 
     async def missing(self) -> list[str]:
         found = await asyncio.gather(*(self._is_ready(handle) for handle in self._handles.values()))
@@ -74,9 +96,17 @@ class ReplicaModels:
                 return await response
         except TimeoutError:
             response.cancel()
-            return False
         except (RayError, RayServeException):
-            return False
+            pass
+        return False
+
+
+class ModelReplica(ModelServer):
+    """The deployment of one model."""
+
+    async def __del__(self) -> None:
+        """Serve awaits this when a replica ends; it gives no other sign of the end."""
+        await self.stop()
 
 
 class Exchange(Response):
@@ -123,7 +153,7 @@ def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) ->
     elif model.replicas != "auto":
         most = options["num_replicas"] = model.replicas
     options["ray_actor_options"] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus if on_gpu else 0}
-    deployment = serve.deployment(ModelServer).options(name=f"{number}-{name.replace('/', '-')}", **options)
+    deployment = serve.deployment(ModelReplica).options(name=f"{number}-{name.replace('/', '-')}", **options)
     return deployment.bind(model, on_gpu=on_gpu, share=1 / most)
 
 
@@ -148,8 +178,3 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     if not offer.config.has_keys:
         raise ConfigError("serve.api_keys: missing; a Serve config file may listen anywhere, set it or api_keys_file")
     return app_of(offer, on_gpu=engines_on_gpu(offer, has_gpus=args.get("gpus", True)))
-
-
-def _lost(error: Exception) -> Failure:
-    """What a call comes to whose replica has gone, or is not there."""
-    return Failure(reason="unavailable", detail=type(error).__name__)

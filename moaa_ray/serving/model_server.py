@@ -23,7 +23,7 @@ NOTHING_ASKED = Failure(reason="nothing_asked", retryable=False)
 
 
 class ModelServer:
-    """The deployment of one model. The methods that answer raise nothing but the cancellation of the caller."""
+    """One model. The methods that answer raise nothing but the cancellation of the caller."""
 
     def __init__(self, model: Model, *, on_gpu: bool, share: float = 1.0):
         """Only stores what it is given; arguments as build_engine's."""
@@ -92,8 +92,8 @@ class ModelServer:
             return Failure(reason="engine_died", detail=self._dead_because)
         return Failure(reason="timeout", detail=f"no answer within {self._model.request_timeout_s:g} s")
 
-    async def __del__(self) -> None:
-        """Stop the engine. Serve awaits this when a replica ends; it knows no other sign of the end."""
+    async def stop(self) -> None:
+        """Stop the engine for good."""
         await self._engine.stop()
 
 
