@@ -64,8 +64,9 @@ class ReplicaModels:
         response = self._streams[p.engine].stream.remote(p, row)
         is_over = False
         try:
-            async for piece in response:
-                yield piece
+            async for batch in response:
+                for piece in batch:
+                    yield piece
             is_over = True
         except (RayError, RayServeException) as error:
             is_over = True

@@ -16,8 +16,11 @@ from moaa_ray.core.passes import CannotAskError, Room
 from moaa_ray.engines.base import EngineDeadError, RequestError, WritingEngine
 from moaa_ray.engines.build import build_engine
 from moaa_ray.settings.models import Model
-from moaa_ray.types import Answer, Failure, Request, Row
+from moaa_ray.types import Answer, Completion, Failure, Request, Row
 
+_TOGETHER_S = 0.02
+"""Pieces of a completion that come within this time travel together: every message between processes costs as much as
+many tokens, and no reader sees 20 ms."""
 NOTHING_ASKED = Failure(reason="nothing_asked", retryable=False)
 """The row has all its answers already, or too few proposals."""
 
@@ -52,15 +55,21 @@ class ModelServer:
         answers = await asyncio.gather(*(self._one(request) for request in requests))
         return {request.id: answer for request, answer in zip(requests, answers, strict=True)}
 
-    async def stream(self, p: MixturePass, row: Row) -> AsyncGenerator[str | Answer, None]:
+    async def stream(self, p: MixturePass, row: Row) -> AsyncGenerator[list[str | Answer], None]:
         """The completion of a pass with one sample, in pieces, then whole; or a Failure where it ends before that."""
         requests = self._requests(p, row)
         if isinstance(requests, Failure):
-            yield requests
+            yield [requests]
             return
+        async with aclosing(gathered(self._pieces(requests[0]), every_s=_TOGETHER_S)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def _pieces(self, request: Request) -> AsyncGenerator[str | Answer, None]:
         try:
             async with asyncio.timeout(self._model.request_timeout_s):
-                async with aclosing(self._engine.stream(_own(requests[0]))) as pieces:  # pyright: ignore[reportArgumentType]: a generator
+                pieces = cast(AsyncGenerator[str | Completion, None], self._engine.stream(_own(request)))
+                async with aclosing(pieces):
                     async for piece in pieces:
                         yield piece
         except (RequestError, EngineDeadError, TimeoutError) as error:
@@ -100,3 +109,38 @@ class ModelServer:
 def _own(request: Request) -> Request:
     """The request under an id of its own: two clients may ask the same at the same time."""
     return replace(request, id=uuid.uuid4().hex)
+
+
+async def gathered(pieces: AsyncGenerator[str | Answer, None], *, every_s: float) -> AsyncGenerator:
+    """The pieces in lists of a text and what ends it: the first at once, then what has come every so many seconds.
+
+    Nothing waits at the end. Closing it closes the pieces.
+    """
+    waiting: list[str | Answer] = []
+    has_some = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    waiting.append(piece)
+                    has_some.set()
+        finally:
+            has_some.set()
+
+    reader = asyncio.create_task(read())
+    try:
+        while not reader.done() or waiting:
+            await has_some.wait()
+            has_some.clear()
+            text = "".join(piece for piece in waiting if isinstance(piece, str))
+            batch = [*([text] if text else []), *(piece for piece in waiting if not isinstance(piece, str))]
+            waiting.clear()
+            if batch:
+                yield batch
+            await asyncio.wait({reader}, timeout=every_s)
+            if waiting:
+                has_some.set()
+        reader.result()
+    finally:
+        reader.cancel()

@@ -15,7 +15,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from rich.console import Console
 
 from moaa_ray.errors import ConfigError, StageError
-from moaa_ray.generation.session import session
+from moaa_ray.generation.session import address_of, session
 from moaa_ray.loading import LoadedPreference
 from moaa_ray.serving.app import app_of, engines_on_gpu
 from moaa_ray.serving.keys import read_keys
@@ -33,12 +33,12 @@ def serve_run(loaded: LoadedPreference, *, console: Console | None, tell: Callab
     """
     offer = offer_of(loaded)
     name, config = loaded.recipe.name, offer.config
+    if address_of(loaded.recipe.ray) == "local":
+        read_keys(config, offer.base_dir)  # the ingress reads them for itself, on its own node
+        _check_free(config.host, config.port)
+    _check_proxy(offer)
     cpu_slots = 1 + sum(model.num_cpus * _least_replicas(model.replicas) for model in offer.engines.values())
     with session(loaded.recipe.ray, cpu_slots=cpu_slots) as is_local:
-        if is_local:
-            read_keys(config, offer.base_dir)  # the ingress reads them for itself, on its own node
-            _check_free(config.host, config.port)
-        _check_proxy(offer)
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
         on_gpu = engines_on_gpu(offer, has_gpus=has_gpus)
         _check_gpus(offer, on_gpu)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -64,8 +64,10 @@ class LocalModels:
     async def stream(self, p: MixturePass, row: Row) -> Pieces:
         self.num_open += 1
         try:
-            async for piece in self.servers[p.engine].stream(p, row):
-                yield piece
+            async with aclosing(self.servers[p.engine].stream(p, row)) as batches:
+                async for batch in batches:
+                    for piece in batch:
+                        yield piece
         finally:
             self.num_open -= 1
 

@@ -75,7 +75,7 @@ def test_a_stream_has_openais_shape_and_the_text_of_the_whole_answer(tmp_path):
             assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
             text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in middle)
             assert text == whole["choices"][0]["message"]["content"]
-            assert len(middle) == 12
+            assert middle
             assert end["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
             assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
             assert {chunk["object"] for chunk in (first, *middle, end, usage)} == {"chat.completion.chunk"}
