@@ -1,13 +1,19 @@
 """What is offered of a run, and the settings that are refused before anything starts."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
+from moaa_ray.loading import load_preference
+from moaa_ray.run_record import join_run
 from moaa_ray.serving.keys import read_keys
+from moaa_ray.serving.loading import load_to_serve
+from moaa_ray.serving.offer import offer_of
 from moaa_ray.settings.serving import ServeConfig
 from tests.serving.local import offer, recipe
 
@@ -111,3 +117,22 @@ def test_keys_that_are_missing_or_too_short_are_refused_and_not_shown(tmp_path, 
 
 def test_without_keys_in_the_recipe_everybody_is_let_in(tmp_path):
     assert read_keys(ServeConfig(), str(tmp_path)).admits("")
+
+
+def test_a_runs_directory_is_served_by_the_recipe_that_made_it(tmp_path):
+    shutil.copytree(BASE, tmp_path / "jobs/models/base")
+    data = recipe()
+    data["models"]["a"] = {"engine": "vllm", "model": "models/base"}  # relative to the recipe's folder
+    path = tmp_path / "jobs" / "recipe.yaml"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    place = str(tmp_path / "run")
+    join_run(open_store(place), load_preference(path, [f"run_dir={json.dumps(place)}"]))
+    loaded = load_to_serve(place, ["serve.port=9000"])
+    assert (loaded.run_dir, loaded.recipe.serve.port) == (place, 9000)
+    assert offer_of(loaded).engines["a"].model == str(tmp_path / "jobs/models/base")
+
+
+def test_a_run_that_does_not_say_where_its_recipe_lay_wants_the_recipe(tmp_path):
+    (tmp_path / "run.json").write_text('{"sessions": [{}]}')
+    with pytest.raises(ConfigError, match="does not say where its recipe lay; give the recipe itself instead"):
+        load_to_serve(str(tmp_path), [])
