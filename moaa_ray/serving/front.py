@@ -143,7 +143,8 @@ class Front:
         try:
             proposed = await propose((*proposers, turn.last), turn.row, self._models, patience)
         except TooFewError as error:
-            raise RefusedError(503, f"{turn.head.model}: {error}", code="too_few_proposals") from None
+            status = 400 if error.reasons <= replies.CLIENTS_FAULTS else 503
+            raise RefusedError(status, f"{turn.head.model}: {error}", code="too_few_proposals") from None
         headers = {PROPOSERS: f"{proposed.num_asked - len(proposed.missing)}/{proposed.num_asked}"}
         if proposed.missing:
             headers[MISSING] = ", ".join(f"{name} ({reason})" for name, reason in proposed.missing)

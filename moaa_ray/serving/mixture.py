@@ -34,7 +34,12 @@ class Models(Protocol):
 
 
 class TooFewError(Exception):
-    """A layer has fewer proposals than the mixture needs; the message says why."""
+    """A layer has fewer proposals than the mixture needs; reasons are those of its failures."""
+
+    def __init__(self, num: int, least: int, missing: Sequence[tuple[str, str]]):
+        named = "; ".join(f"{name}: {reason}" for name, reason in missing)
+        super().__init__(f"{num} proposals of at least {least} ({named})")
+        self.reasons = {reason for _, reason in missing}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,7 @@ async def propose(passes: Sequence[MixturePass], row: Row, models: Models, patie
         least = layer[0].rules.min_proposals
         usable = sum(len(completions(row, p.name)) for p in layer)
         if usable < least:
-            missing = "; ".join(f"{name}: {reason}" for name, reason in _missing(layer, row))
-            raise TooFewError(f"{usable} proposals of at least {least} ({missing})")
+            raise TooFewError(usable, least, _missing(layer, row))
     asked = [p for layer in layers for p in layer]
     return Proposed(row=row, num_asked=len(asked), missing=tuple(_missing(asked, row)))
 

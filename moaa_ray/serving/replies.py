@@ -9,13 +9,9 @@ from moaa_ray.serving.chat import RefusedError
 from moaa_ray.types import Completion, Failure
 
 DONE = b"data: [DONE]\n\n"
-_STATUS = {
-    "context_length": 400,
-    "template": 400,
-    "bad_request": 400,
-    "rate_limited": 429,
-    "timeout": 504,
-}
+CLIENTS_FAULTS = frozenset(("context_length", "template", "bad_request"))
+"""Reasons of failures that asking again does not mend."""
+_STATUS = {**dict.fromkeys(CLIENTS_FAULTS, 400), "rate_limited": 429, "timeout": 504}
 """Of failures that have a status of their own; all others are 503, as asking again may help."""
 
 

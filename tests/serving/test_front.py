@@ -156,6 +156,16 @@ def test_too_few_proposals_are_a_503_that_says_why(tmp_path):
     run(check())
 
 
+def test_a_prompt_too_long_for_every_proposer_is_the_clients_fault(tmp_path):
+    async def check() -> None:
+        async with endpoint(tmp_path, models={name: {"context_window": 600} for name in "abc"}) as served:
+            reply = await served.chat("mixture", "word " * 800)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_few_proposals")
+            assert "l0.c: context_length" in reply.json()["error"]["message"]
+
+    run(check())
+
+
 def test_a_failed_aggregator_has_its_own_status_also_where_a_stream_was_asked_for(tmp_path):
     async def check() -> None:
         models = {"agg": {"faults": {"ill": "error", "long": "refuse"}, "context_window": 600}}
