@@ -103,10 +103,10 @@ class Front:
                 await drop_body(receive)
                 said = f"{limits.max_open_requests} requests are open already; ask again in {_RETRY_AFTER_S} s"
                 raise RefusedError(429, said, kind="rate_limit_error", code="rate_limit_exceeded")
-            chat = parse_chat(await read_body(receive, limits.max_body_bytes), limits)
-            self._check_name(chat.model)
             try:
                 async with asyncio.timeout(limits.request_timeout_s):
+                    chat = parse_chat(await read_body(receive, limits.max_body_bytes), limits)
+                    self._check_name(chat.model)
                     await self._answer(chat, reply)
             except TimeoutError:
                 raise RefusedError(504, f"no answer within {limits.request_timeout_s:g} s", code="timeout") from None
