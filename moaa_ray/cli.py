@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray.commands import data, look, submit
+from moaa_ray.commands import data, look, serve, submit
 from moaa_ray.commands import run as whole
 from moaa_ray.commands.log import quiet
 from moaa_ray.commands.run import Overrides, RecipeFile
@@ -149,6 +149,7 @@ app.command()(look.status)
 app.command()(look.judges)
 app.command()(look.pairs)
 app.command()(look.trace)
+app.command()(serve.serve)
 
 
 def _generate(loaded: "LoadedRecipe", *, allow_changes: bool = False) -> "Summary":

@@ -58,9 +58,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     return _load(path, overrides, Recipe)
 
 
-def load_preference(path: str | Path, overrides: Sequence[str] = ()) -> LoadedPreference:
-    """The same of a recipe for sampling and judging, which needs no sections of generation."""
-    return _load(path, overrides, PreferenceRecipe)
+def load_preference(path: str | Path, overrides: Sequence[str] = (), *, base_dir: str = "") -> LoadedPreference:
+    """The same of a recipe for sampling and judging, which needs no sections of generation.
+
+    base_dir: the folder from which its relative paths count, where that is not the file's own.
+    """
+    return _load(path, overrides, PreferenceRecipe, base_dir=base_dir)
 
 
 def load_training(path: str | Path, overrides: Sequence[str] = ()) -> LoadedTraining:
@@ -75,9 +78,9 @@ def load_to_plan(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecip
     return load_training(path, overrides) if is_training else load_recipe(path, overrides)
 
 
-def _load(path: str | Path, overrides: Sequence[str], kind: type[R]) -> Loaded[R]:
+def _load(path: str | Path, overrides: Sequence[str], kind: type[R], *, base_dir: str | Path = "") -> Loaded[R]:
     path = Path(path)
-    base_dir = Path(os.path.abspath(path)).parent
+    base_dir = Path(base_dir or Path(os.path.abspath(path)).parent)
     data = parse_yaml(_read(path), str(path))
     if data is None:
         raise ConfigError(f"{path}: the file is empty; write a recipe into it, beginning with `name:`")

@@ -9,7 +9,7 @@ from pathlib import Path
 from moaa_ray.data.locations import without_file_scheme
 from moaa_ray.engines.weights import SCHEMES
 from moaa_ray.settings import checks
-from moaa_ray.settings.models import ClassifierModel, ModelConfig, VllmModel, WeightsModel
+from moaa_ray.settings.models import ClassifierModel, Model, ModelConfig, VllmModel, WeightsModel
 
 _MAX_JSON_BYTES = 64 * 2**20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -33,6 +33,17 @@ def resolve_model(base_dir: str | Path, value: str) -> str:
     looks_local = value.startswith((".", "/", "~")) or value.endswith((".safetensors", ".gguf", *_PICKLES))
     folder = resolve_path(base_dir, value)
     return folder if looks_local or not _HUB_ID.fullmatch(value) or os.path.isdir(folder) else value
+
+
+def with_absolute_paths(model: Model, base_dir: str | Path) -> Model:
+    """The model with local folders as workers find them, whose working directory is another one."""
+    if not isinstance(model, WeightsModel):
+        return model
+    changed = {"model": resolve_model(base_dir, model.model)}
+    for name in ("lora", "chat_template"):
+        if value := getattr(model, name, None):  # a classifier takes no lora
+            changed[name] = resolve_path(base_dir, value)
+    return model.model_copy(update=changed)
 
 
 def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:

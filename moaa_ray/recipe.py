@@ -16,6 +16,7 @@ from moaa_ray.settings.mixture import MixtureConfig
 from moaa_ray.settings.models import Config, Execution, Model, Name
 from moaa_ray.settings.preference import Judge, JudgeConfig, SampleConfig
 from moaa_ray.settings.prompts import PromptsConfig
+from moaa_ray.settings.serving import ServeConfig
 from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 
 StageName = Literal["generate", "sft", "sample", "judge", "dpo"]
@@ -92,6 +93,7 @@ class Run(Config):
     """The judges by name; which one makes the pairs says judge.use."""
     judge: Annotated[JudgeConfig, Execution] = JudgeConfig()
     dpo: Annotated[DpoConfig, Execution] = DpoConfig()
+    serve: Annotated[ServeConfig, Execution] = ServeConfig()
 
     @model_validator(mode="after")
     def _no_training_on_the_test(self) -> Self:

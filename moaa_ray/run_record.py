@@ -51,7 +51,7 @@ def open_run(
         if changes:
             record["changes"].append({"at": _now(), "fields": changes})
             record["fingerprint"] = fields
-    record["sessions"].append(_session())
+    record["sessions"].append(_session(loaded.base_dir))
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
     return bool(record["changes"])
@@ -60,7 +60,7 @@ def open_run(
 def join_run(store: Store, loaded: Loaded[PreferenceRecipe] | LoadedTraining) -> None:
     """Note that a later stage works on the run directory, which need not hold rows of ours."""
     record = _record(store, loaded.recipe.name)
-    record["sessions"].append(_session())
+    record["sessions"].append(_session(loaded.base_dir))
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
 
@@ -142,8 +142,17 @@ def model_digests(models: Mapping[str, Model], base_dir: Path) -> dict[str, str]
     return digests
 
 
-def _session() -> dict:
-    return {"at": _now(), "host": platform.node(), "python": platform.python_version(), "versions": versions()}
+def _session(recipe_dir: Path) -> dict:
+    facts = {"at": _now(), "host": platform.node(), "python": platform.python_version(), "versions": versions()}
+    return {**facts, "recipe_dir": str(recipe_dir)}
+
+
+def recipe_folder(store: Store) -> str:
+    """The folder from which relative paths in the run's recipe.yaml count. Raises ConfigError where none is known."""
+    folders = [one["recipe_dir"] for one in read_run(store)["sessions"] if "recipe_dir" in one]
+    if not folders:
+        raise ConfigError(f"{store.uri}: its {_RUN} does not say where its recipe lay; give the recipe itself instead")
+    return folders[-1]
 
 
 def versions() -> dict[str, str]:

@@ -179,7 +179,7 @@ def test_thousands_of_problems_are_cut_to_fifty(tmp_path):
 def test_a_reference_to_a_secret_is_refused_where_none_belongs(tmp_path, field):
     key, _, start = field.partition("=")
     text = message(tmp_path, RECIPE, f"{key}={start}${{TOKEN}}")
-    assert f"{key}: ${{NAME}} is only read in models.*.api_key; write the value itself" in text
+    assert f"{key}: ${{NAME}} is only read in models.*.api_key and serve.api_keys; write the value itself" in text
 
 
 CANARY = "sk-canary0123"

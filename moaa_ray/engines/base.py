@@ -7,7 +7,7 @@ An engine lives inside one pool worker. It is built from plain values, loads its
 * any exception from `start`: this engine cannot be had.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from moaa_ray.types import Completion, Message, Request
@@ -51,4 +51,15 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Free everything, child processes included. Never raises; may be called twice."""
+        ...
+
+
+class WritingEngine(Engine, Protocol):
+    """An engine whose completions can also be had piece by piece, as they are written; a judge's score cannot."""
+
+    def stream(self, request: Request) -> AsyncIterator[str | Completion]:
+        """The completion's text in pieces that are never empty, then the whole completion; closing it stops the work.
+
+        The pieces joined are the completion's text. Raises as `generate` does, also between two pieces.
+        """
         ...

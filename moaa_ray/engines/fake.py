@@ -5,9 +5,10 @@ benchmarks, and what the demo runs on. It knows nothing of regexes: such a reque
 """
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines import fake_text
@@ -49,6 +50,31 @@ class FakeEngine:
         self._dead_because = ""
 
     async def generate(self, request: Request) -> Completion:
+        completion = await self._completion_of(request)
+        if self._config.tokens_per_s:
+            async with self._slots:
+                await self._wait(completion.completion_tokens * self._token_s)
+        return completion
+
+    async def stream(self, request: Request) -> AsyncIterator[str | Completion]:
+        """A word at a time, each at the moment at which a real engine of this speed would have it."""
+        completion = await self._completion_of(request)
+        pieces = completion.text.replace(" ", " \0").split("\0") if completion.text else []
+        async with self._slots if self._config.tokens_per_s else contextlib.nullcontext():
+            began = asyncio.get_running_loop().time()
+            for number, piece in enumerate(pieces, 1):
+                if self._config.tokens_per_s:
+                    await self._wait(began + number * self._token_s - asyncio.get_running_loop().time())
+                yield piece
+        yield completion
+
+    @property
+    def _token_s(self) -> float:
+        """Seconds that one slot takes for a token."""
+        return self._config.concurrency / self._config.tokens_per_s
+
+    async def _completion_of(self, request: Request) -> Completion:
+        """What the request comes to, before any waiting. Raises as `generate` does."""
         if self._dead_because:
             raise EngineDeadError(self._dead_because)
         config, sampling = self._config, request.sampling
@@ -57,9 +83,6 @@ class FakeEngine:
         limit = self._limit(prompt_tokens, sampling)
         fault = await self._struck_by(request, messages) if self._faults else ""
         text, num_tokens, finish_reason = self._draw(request, messages, limit=limit, fault=fault)
-        if config.tokens_per_s:
-            async with self._slots:
-                await self._wait(num_tokens * config.concurrency / config.tokens_per_s)
         return Completion(
             text=text, finish_reason=finish_reason, prompt_tokens=prompt_tokens, completion_tokens=num_tokens
         )

@@ -2,13 +2,13 @@
 
 Every request ends after a bounded number of attempts, in a completion or a RequestError. The key comes
 from the worker's environment and is in no message; redirects, proxies from the environment and
-compressed bodies are not used; an answer may have 32 MiB. Leaves out streaming, tools and images.
+compressed bodies are not used; an answer may have 32 MiB. Leaves out tools and images.
 """
 
 import asyncio
-import os
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -22,19 +22,20 @@ from moaa_ray.engines.endpoint_format import (
     refusal_of,
     request_body,
 )
+from moaa_ray.engines.endpoint_key import EndpointKey
 from moaa_ray.engines.endpoint_limits import AdaptiveLimit, RateLimit, backoff_s, retry_after_s
+from moaa_ray.engines.endpoint_stream import MAX_BODY_BYTES, bounded_body, pieces_of
 from moaa_ray.settings.models import OpenaiModel
 from moaa_ray.types import Completion, Message, Request
 
 _CONNECT_TIMEOUT_S = 10.0
 _LIST_TIMEOUT_S = 5.0
-_MAX_BODY_BYTES = 32 * 2**20
 _MAX_EXCERPT_CHARS = 300
 _RATE_LIMITED_ATTEMPTS = 8
 """To be told to wait is no fault of a request: so many 429s are taken before it fails, beside max_attempts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Reply:
     status: int
     body: bytes
@@ -57,15 +58,14 @@ class OpenaiEngine:
         self._limit = AdaptiveLimit(config.concurrency)
         self._rate = RateLimit(config.requests_per_minute * share if config.requests_per_minute else None)
         self._session: aiohttp.ClientSession | None = None
-        self._key = ""
+        self._key = EndpointKey(config.api_key)
         self.window = config.context_window or 0
 
     async def start(self) -> None:
         """Raises EngineStartError for a bad key or model, ConnectionError where no endpoint answers."""
-        self._key = self._read_key()
         headers = {"Accept-Encoding": "identity"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+        if key := self._key.read():
+            headers["Authorization"] = f"Bearer {key}"
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0),
@@ -110,23 +110,56 @@ class OpenaiEngine:
     def _rate_limited_attempts(self) -> int:
         return max(_RATE_LIMITED_ATTEMPTS, self._config.max_attempts)
 
-    async def _attempt(self, body: dict, flags: tuple[str, ...]) -> Completion | RequestError:
-        """One POST under the limits, and what it tells about them."""
+    async def stream(self, request: Request) -> AsyncIterator[str | Completion]:
+        """In one attempt: whoever reads along has a clock of his own, and can ask again."""
+        body, broken = request_body(request, model=self._config.model, system_role=self._config.system_role)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        flags = ("role_tokens_broken",) if broken else ()
+        trouble: RequestError | None = None
+        async with self._turn() as sent_at_cut:
+            try:
+                async with self._request("POST", "/chat/completions", self._config.request_timeout_s, body) as response:
+                    if response.status == 200:
+                        async for piece in pieces_of(response.content.iter_any(), flags=flags):
+                            yield piece
+                        self._limit.succeeded()
+                    else:
+                        excerpt = await bounded_body(response.content.iter_any()) or b""
+                        reply = _Reply(response.status, excerpt, response.headers.get("Retry-After"))
+                        answer = self._read(reply, flags)
+                        self._heed(reply, answer, sent_at_cut)
+                        trouble = answer if isinstance(answer, RequestError) else None
+            except (aiohttp.ClientError, OSError) as error:
+                trouble = self._trouble_of(error, self._config.request_timeout_s)
+        if trouble is not None:
+            raise trouble
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[int]:
+        """One place among the open requests, at the moment that the limits allow; yields what `overloaded` wants."""
         async with self._limit.slot():
             if wait := self._rate.reserve():
                 await asyncio.sleep(wait)
-            sent_at_cut = await self._limit.clear_to_send()
+            yield await self._limit.clear_to_send()
+
+    async def _attempt(self, body: dict, flags: tuple[str, ...]) -> Completion | RequestError:
+        """One POST under the limits, and what it tells about them."""
+        async with self._turn() as sent_at_cut:
             reply = await self._exchange(
                 "POST", "/chat/completions", json=body, timeout_s=self._config.request_timeout_s
             )
             answer = self._read(reply, flags)
-            if isinstance(answer, Completion):
-                self._limit.succeeded()
-            elif answer.reason in ("rate_limited", "timeout") or (isinstance(reply, _Reply) and reply.status == 503):
-                self._limit.overloaded(sent_at_cut)
-            if isinstance(reply, _Reply) and reply.status in (429, 503):
-                self._limit.pause(retry_after_s(reply.retry_after, now=time.time()))
+            self._heed(reply, answer, sent_at_cut)
             return answer
+
+    def _heed(self, reply: _Reply | RequestError, answer: Completion | RequestError, sent_at_cut: int) -> None:
+        """Let the limits know how a request went."""
+        if isinstance(answer, Completion):
+            self._limit.succeeded()
+        elif answer.reason in ("rate_limited", "timeout") or (isinstance(reply, _Reply) and reply.status == 503):
+            self._limit.overloaded(sent_at_cut)
+        if isinstance(reply, _Reply) and reply.status in (429, 503):
+            self._limit.pause(retry_after_s(reply.retry_after, now=time.time()))
 
     def _read(self, reply: _Reply | RequestError, flags: tuple[str, ...]) -> Completion | RequestError:
         if isinstance(reply, RequestError):
@@ -134,7 +167,7 @@ class OpenaiEngine:
         if reply.status == 200:
             return completion_of(reply.body, flags=flags)
         if reply.status in (401, 403):
-            return RequestError("auth", f"HTTP {reply.status}: {self._auth_advice()}", retryable=False)
+            return RequestError("auth", f"HTTP {reply.status}: {self._key.advice()}", retryable=False)
         return refusal_of(reply.status, self._excerpt(reply.body))
 
     def _shorten(self, body: dict, messages: Sequence[Message]) -> bool:
@@ -149,24 +182,31 @@ class OpenaiEngine:
         self, method: str, path: str, *, timeout_s: float, json: dict | None = None
     ) -> _Reply | RequestError:
         """One HTTP exchange. Trouble is returned, not raised: aiohttp's exceptions hold the headers, and so the key."""
+        try:
+            async with self._request(method, path, timeout_s, json) as response:
+                body = await bounded_body(response.content.iter_any())
+                if body is None:
+                    response.close()
+                    return RequestError("bad_body", f"a body of more than {MAX_BODY_BYTES} bytes", retryable=True)
+                return _Reply(response.status, body, response.headers.get("Retry-After"))
+        except (aiohttp.ClientError, OSError) as error:
+            return self._trouble_of(error, timeout_s)
+
+    def _request(self, method: str, path: str, timeout_s: float, json: dict | None):
+        """An HTTP request, to be entered."""
         if self._session is None:
             raise EngineDeadError("this engine is stopped, or was never started")
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
-        try:
-            async with self._session.request(
-                method, self._url + path, json=json, timeout=timeout, allow_redirects=False
-            ) as response:
-                body = await _bounded_body(response)
-                if body is None:
-                    return RequestError("bad_body", f"a body of more than {_MAX_BODY_BYTES} bytes", retryable=True)
-                return _Reply(status=response.status, body=body, retry_after=response.headers.get("Retry-After"))
-        except TimeoutError:
+        return self._session.request(method, self._url + path, json=json, timeout=timeout, allow_redirects=False)
+
+    def _trouble_of(self, error: Exception, timeout_s: float) -> RequestError:
+        """What an exception of aiohttp means, without what it holds."""
+        if isinstance(error, TimeoutError):
             return RequestError("timeout", f"no answer from {self._url} in {timeout_s:g} s", retryable=True)
-        except aiohttp.ClientPayloadError:
+        if isinstance(error, aiohttp.ClientPayloadError):
             return RequestError("bad_body", "the connection closed inside the body", retryable=True)
-        except (aiohttp.ClientError, OSError) as error:
-            detail = f"{type(error).__name__} from {self._url}: {self._clean(str(error))}"
-            return RequestError("connect", detail, retryable=True)
+        detail = f"{type(error).__name__} from {self._url}: {self._key.clean(str(error))}"
+        return RequestError("connect", detail, retryable=True)
 
     async def _look_for_model(self) -> None:
         """GET /models until the endpoint answers or the window for it is over."""
@@ -188,7 +228,7 @@ class OpenaiEngine:
 
     def _check_listing(self, reply: _Reply) -> None:
         if reply.status in (401, 403):
-            raise EngineStartError(f"{self._url} answers HTTP {reply.status}: {self._auth_advice()}")
+            raise EngineStartError(f"{self._url} answers HTTP {reply.status}: {self._key.advice()}")
         if 300 <= reply.status < 400:
             raise EngineStartError(
                 f"{self._url} answers HTTP {reply.status}: redirects are not followed; "
@@ -202,44 +242,7 @@ class OpenaiEngine:
             )
         self.window = self.window or models.get(self._config.model, 0)
 
-    def _read_key(self) -> str:
-        if self._config.api_key is None:
-            return ""
-        name = self._key_name()
-        key = os.environ.get(name, "").strip()
-        if not key:
-            raise EngineStartError(
-                f"api_key is ${{{name}}}, and {name} is not set in this worker's environment; "
-                "set it on every node, as a mounted secret rather than in runtime_env"
-            )
-        if not (key.isascii() and key.isprintable()):
-            raise EngineStartError(f"the value of {name} cannot be sent in a header; it has other than printable ASCII")
-        return key
-
-    def _key_name(self) -> str:
-        return (self._config.api_key or "")[2:-1]
-
-    def _auth_advice(self) -> str:
-        if self._config.api_key is None:
-            return "it wants a key; set api_key: ${NAME} and the variable NAME in the workers' environment"
-        return f"it refuses the key in {self._key_name()}; check the variable in the workers' environment"
-
     def _excerpt(self, body: bytes) -> str:
         """The start of what the endpoint said, in one line and without the key."""
         text = body[: 64 * _MAX_EXCERPT_CHARS].decode("utf-8", "replace")
-        return self._clean(" ".join(text.split()))[:_MAX_EXCERPT_CHARS]
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
-
-async def _bounded_body(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body; None where it is longer than the limit."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > _MAX_BODY_BYTES:
-            response.close()
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
+        return self._key.clean(" ".join(text.split()))[:_MAX_EXCERPT_CHARS]

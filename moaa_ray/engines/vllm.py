@@ -6,8 +6,9 @@ prefix cache. Code from model folders is never run and weights are read from saf
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
@@ -111,42 +112,57 @@ class VllmEngine:
         return args | config.engine_args
 
     async def generate(self, request: Request) -> Completion:
+        prompt, flags = self._encode(request)
+        final = None
+        async for output in self._outputs(request, prompt, in_pieces=False):
+            final = output
+        assert final is not None
+        done = final.outputs[0]
+        return _completion(prompt, final, text=done.text, num_tokens=len(done.token_ids), flags=flags)
+
+    async def stream(self, request: Request) -> AsyncIterator[str | Completion]:
+        prompt, flags = self._encode(request)
+        text, num_tokens, last = "", 0, None
+        async with contextlib.aclosing(self._outputs(request, prompt, in_pieces=True)) as outputs:
+            async for output in outputs:
+                last, piece = output, output.outputs[0]
+                text, num_tokens = text + piece.text, num_tokens + len(piece.token_ids)
+                if piece.text:
+                    yield piece.text
+        assert last is not None
+        yield _completion(prompt, last, text=text, num_tokens=num_tokens, flags=flags)
+
+    def _encode(self, request: Request) -> tuple[list[int], tuple[str, ...]]:
+        """Token ids of the prompt, and what was done to it."""
+        assert self._chat is not None
+        prompt, made_plain = self._chat.encode(request.messages)
+        return prompt, ("role_tokens_plain",) if made_plain else ()
+
+    async def _outputs(self, request: Request, prompt: list[int], *, in_pieces: bool) -> AsyncGenerator:
+        """vLLM's outputs of one request, each with what is new in it, or only the final one; its errors as ours."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDead
         from vllm.v1.engine.exceptions import EngineGenerateError
 
         assert self._engine is not None
-        assert self._chat is not None
-        prompt, made_plain = self._chat.encode(request.messages)
         room = self.window - len(prompt)
         if room < 1:
             detail = f"prompt of {len(prompt)} tokens, window of {self.window}"
             raise RequestError("context_length", detail, retryable=False)
-        sampling = SamplingParams(
-            **_sampling_args(request.sampling, room), seed=request.seed, output_kind=RequestOutputKind.FINAL_ONLY
-        )
-        final = None
+        kind = RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY
+        sampling = SamplingParams(**_sampling_args(request.sampling, room), seed=request.seed, output_kind=kind)
         try:
             outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
-            async for output in outputs:
-                final = output
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    yield output
         except VllmDead as error:
             raise EngineDeadError(str(error)) from error
         except EngineGenerateError as error:
             raise RequestError("engine_error", _first_lines(error), retryable=True) from error
         except ValueError as error:
             raise RequestError("bad_request", _first_lines(error), retryable=False) from error
-        assert final is not None
-        done = final.outputs[0]
-        return Completion(
-            text=done.text,
-            finish_reason=done.finish_reason or "unknown",
-            prompt_tokens=len(prompt),
-            completion_tokens=len(done.token_ids),
-            cached_tokens=final.num_cached_tokens or 0,
-            flags=("role_tokens_plain",) if made_plain else (),
-        )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         assert self._chat is not None
@@ -156,6 +172,18 @@ class VllmEngine:
         engine, self._engine = self._engine, None
         if engine is not None:
             await asyncio.to_thread(engine.shutdown)
+
+
+def _completion(prompt: list[int], last, *, text: str, num_tokens: int, flags: tuple[str, ...]) -> Completion:
+    """The completion whose last vLLM output this is."""
+    return Completion(
+        text=text,
+        finish_reason=last.outputs[0].finish_reason or "unknown",
+        prompt_tokens=len(prompt),
+        completion_tokens=num_tokens,
+        cached_tokens=last.num_cached_tokens or 0,
+        flags=flags,
+    )
 
 
 def _sampling_args(sampling: Sampling, room: int) -> dict:

@@ -4,7 +4,6 @@ import functools
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import ray
 
@@ -14,9 +13,9 @@ from moaa_ray.core.planning import Phase, PlannedPool
 from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
-from moaa_ray.model_folders import resolve_model, resolve_path
+from moaa_ray.model_folders import with_absolute_paths
 from moaa_ray.planning.planner import PlanInput
-from moaa_ray.settings.models import Model, ReplicaRange, WeightsModel
+from moaa_ray.settings.models import Model, ReplicaRange
 
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 
@@ -49,7 +48,7 @@ def line_pools(
 
 def _pool(plan: PlanInput, planned: PlannedPool, passes: Sequence[Pass], cluster: Cluster, on_missing: str) -> Pool:
     spec = planned.spec
-    model = _with_absolute_paths(plan.recipe.models[spec.engine], plan.base_dir)
+    model = with_absolute_paths(plan.recipe.models[spec.engine], plan.base_dir)
     on_gpu = spec.num_gpus > 0
     most = max(model.replicas.max if isinstance(model.replicas, ReplicaRange) else 1, planned.replicas)
     work = PoolWork(
@@ -76,14 +75,3 @@ def _whole_request_s(model: Model) -> float:
     if model.engine != "openai":
         return model.request_timeout_s
     return model.max_attempts * (model.request_timeout_s + _BACKOFF_S) + _PAUSES_S
-
-
-def _with_absolute_paths(model: Model, base: str | Path) -> Model:
-    """The model with local folders as the workers find them: their working directory is another one."""
-    if not isinstance(model, WeightsModel):
-        return model
-    changed = {"model": resolve_model(base, model.model)}
-    for name in ("lora", "chat_template"):
-        if value := getattr(model, name, None):  # a classifier takes no lora
-            changed[name] = resolve_path(base, value)
-    return model.model_copy(update=changed)

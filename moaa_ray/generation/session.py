@@ -60,9 +60,7 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
         _tame_logs()
         yield whole.is_local
         return
-    address = config.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(config)
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     options = {"address": address, "logging_level": logging.ERROR, "log_to_driver": False}
     if address == "local":
@@ -83,6 +81,11 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
     finally:
         if _WHOLE.get() is None:
             ray.shutdown()
+
+
+def address_of(config: RayConfig) -> str:
+    """Where a session connects to; "local": it starts a cluster of its own."""
+    return (os.environ.get("RAY_ADDRESS") or "local") if config.address == "auto" else config.address
 
 
 def _init(options: dict, *, num_attempts: int) -> None:

@@ -43,6 +43,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
 ENGINES = [get_args(member.model_fields["engine"].annotation)[0] for member in get_args(get_args(Model)[0])]
 _SECRET = re.compile(r"://[^/\s]*@|\b(sk-|hf_|AKIA)")
 _REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*\}")
+_TAKES_REFERENCES = re.compile(r"models\..*\.api_key|serve\.api_keys")
 _UNSAFE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -77,8 +78,10 @@ def text_problems(value: object, path: str = "") -> list[str]:
     if not isinstance(value, str):
         return []
     problems = []
-    if _REFERENCE.search(value) and not re.fullmatch(r"models\..*\.api_key", path):
-        problems.append(f"{path}: ${{NAME}} is only read in models.*.api_key; write the value itself here")
+    if _REFERENCE.search(value) and not _TAKES_REFERENCES.fullmatch(path):
+        problems.append(
+            f"{path}: ${{NAME}} is only read in models.*.api_key and serve.api_keys; write the value itself here"
+        )
     if re.search(r"://[^/\s]*@", value):
         problems.append(f"{path}: a user or secret stands in the URI; take it out, the environment holds credentials")
     if _UNSAFE.search(value):
@@ -149,7 +152,7 @@ def _sentence(place: _Place, errors: list) -> str:
     if own:
         joint = "." if _is_section(kind) else ": "
         return f"{path}{joint}{own[0]['ctx']['error']}"
-    value = "(not shown)" if path.endswith("api_key") else shown(error["input"])
+    value = "(not shown)" if path.endswith(("api_key", "api_keys")) else shown(error["input"])
     rules = [_rule(one) for one in errors]
     best_way = next((way for _, way in rules if way.startswith("did you mean")), rules[0][1])
     return f"{path} = {value}: must be {' or '.join(dict.fromkeys(w for w, _ in rules))}; {best_way}"

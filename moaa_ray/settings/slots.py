@@ -15,7 +15,10 @@ def name_problems(data: Mapping) -> list[str]:
         if name not in models:
             meant.add(nearest(name, models))
             problems.append(f"{path}.model = {shown(name)}: no such model under `models`; {choices(name, models)}")
-    for name in sorted(set(models) - {name for _, name in slots} - {STUDENT} - meant if slots else ()):
+    served = mapping(data, "serve").get("models")
+    used = {name for _, name in slots} | {STUDENT}
+    used |= {name for name in served if isinstance(name, str)} if isinstance(served, list) else set()
+    for name in sorted(set(models) - used - meant if slots else ()):
         problems.append(f"models.{name}: no slot of the mixture uses it, and no judge; take it out, or add one with it")
     return problems
 

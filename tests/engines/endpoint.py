@@ -34,6 +34,8 @@ class Endpoint:
     models: tuple[str, ...] = ("fake",)
     models_status: int = 200
     key: str = ""
+    is_cut: bool = False
+    """Whether streams break off before they say why the completion ended."""
     most_open: int | None = None
     bodies: list[dict] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
@@ -85,7 +87,8 @@ class Endpoint:
                 return web.json_response({"error": said}, status=401)
             if self.troubles:
                 return await self._trouble(request, self.troubles.pop(0))
-            return await self._answer(body)
+            answer = await self._answer(body)
+            return await self._in_pieces(request, answer) if body["stream"] and answer.status == 200 else answer
         finally:
             self.num_open -= 1
 
@@ -117,6 +120,22 @@ class Endpoint:
             return _error(400, str(error))
         usage = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens}
         return _chat_completion(completion.text, finish_reason=completion.finish_reason, usage=usage)
+
+    async def _in_pieces(self, request: web.Request, answer: web.Response) -> web.StreamResponse:
+        """The same answer as events: a word, the end, the usage; cut off before the end where `is_cut`."""
+        whole = json.loads(answer.text or "")
+        choice = whole["choices"][0]
+        words = choice["message"]["content"].replace(" ", " \0").split("\0")
+        chunks: list[dict] = [{"choices": [{"delta": {"content": word}, "finish_reason": None}]} for word in words]
+        if not self.is_cut:
+            chunks.append({"choices": [{"delta": {}, "finish_reason": choice["finish_reason"]}]})
+            chunks.append({"choices": [], "usage": whole["usage"]})
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        for chunk in chunks:
+            await stream.write(b": a comment\n\ndata: " + json.dumps(chunk).encode() + b"\n\n")
+        await stream.write(b"data: [DONE]\n\n")
+        return stream
 
     async def _trouble(self, request: web.Request, kind: str) -> web.StreamResponse:
         word, _, said = kind.partition(" ")

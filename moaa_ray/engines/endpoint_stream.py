@@ -1,0 +1,82 @@
+"""What an OpenAI-compatible endpoint sends: a whole body, or a completion piece by piece as server-sent events.
+
+Of a stream only `data:` lines matter.
+"""
+
+import json
+from collections.abc import AsyncIterator
+
+from moaa_ray.engines.base import RequestError
+from moaa_ray.types import Completion
+
+MAX_BODY_BYTES = 32 * 2**20
+
+
+async def bounded_body(chunks: AsyncIterator[bytes]) -> bytes | None:
+    """The body; None where it is longer than the limit."""
+    parts, size = [], 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            return None
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+async def pieces_of(chunks: AsyncIterator[bytes], *, flags: tuple[str, ...]) -> AsyncIterator[str | Completion]:
+    """The pieces of text in a stream's bytes, then the whole completion; see WritingEngine.stream.
+
+    Raises RequestError("bad_body") for a stream that is none, or ends before the completion does.
+    """
+    text, finish_reason, usage = "", "", {}
+    async for line in _lines(chunks):
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            break
+        piece, reason, counts = _event(data)
+        finish_reason, usage = reason or finish_reason, counts or usage
+        text += piece
+        if piece:
+            yield piece
+    if not finish_reason:
+        raise RequestError("bad_body", "the stream ended before the completion did", retryable=True)
+    prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    yield Completion(
+        text=text,
+        finish_reason=finish_reason,
+        prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
+        completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
+        flags=flags,
+    )
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body, ended by LF or CRLF; what follows the last end of line is no line."""
+    rest, size = b"", 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise RequestError("bad_body", f"a stream of more than {MAX_BODY_BYTES} bytes", retryable=True)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _event(data: bytes) -> tuple[str, str, dict]:
+    """The text, the finish reason and the usage in one chunk, each empty where the chunk has none."""
+    try:
+        chunk = json.loads(data)
+        if chunk.get("error"):
+            said = " ".join(json.dumps(chunk["error"]).split())[:300]
+            raise RequestError("stream_error", f"the endpoint broke off: {said}", retryable=True)
+        usage = chunk.get("usage") or {}
+        choice = next(iter(chunk.get("choices") or ()), {})
+        piece = (choice.get("delta") or {}).get("content") or ""
+        reason = choice.get("finish_reason") or ""
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError("bad_body", f"no chunk of a completion ({type(error).__name__})", retryable=True) from error
+    if not isinstance(piece, str) or not isinstance(reason, str) or not isinstance(usage, dict):
+        raise RequestError("bad_body", "a chunk whose text or finish_reason is no text", retryable=True)
+    return piece, reason, usage

@@ -1,0 +1,181 @@
+"""The Serve application: a deployment for every engine, and one in front that takes requests.
+
+    ingress (Front) --> one ModelServer per model: the proposers, the aggregator, the students
+
+A Serve config file names `moaa_ray.serving.app:build`, with the recipe under `args`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
+
+from moaa_ray.core.mixture import MixturePass
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import load_preference
+from moaa_ray.serving.front import Front
+from moaa_ray.serving.keys import read_keys
+from moaa_ray.serving.mixture import Pieces
+from moaa_ray.serving.model_server import ModelServer
+from moaa_ray.serving.offer import Offer, WritingModel, offer_of
+from moaa_ray.settings.base import ReplicaRange
+from moaa_ray.types import Answer, Failure, Row
+
+_READY_WITHIN_S, _PROBE_EVERY_S = 2.0, 0.5
+_LOST = Failure(reason="unavailable")
+_HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 60.0}
+"""A replica that loads or computes on few CPUs may be slow to say that it lives."""
+
+
+class ReplicaModels:
+    """The `Models` of a Serve application: each call goes to a replica of the model's deployment.
+
+    A call without any replica would wait for one. So a model that lost one is not called again until it
+    answers a probe, and meanwhile fails at once: a mixture goes on without it, and nobody waits.
+    """
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle]):
+        self._handles = handles
+        self._streams = {name: handle.options(stream=True) for name, handle in handles.items()}
+        self._lost: dict[str, asyncio.Task] = {}
+
+    async def answer(self, p: MixturePass, row: Row) -> dict[str, Answer]:
+        if p.engine in self._lost:
+            return p.all_failed(row, _LOST)
+        response = self._handles[p.engine].answer.remote(p, row)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except (RayError, RayServeException) as error:
+            return p.all_failed(row, self._failure(p.engine, error))
+
+    async def stream(self, p: MixturePass, row: Row) -> Pieces:
+        if p.engine in self._lost:
+            yield _LOST
+            return
+        response = self._streams[p.engine].stream.remote(p, row)
+        is_over = False
+        try:
+            async for batch in response:
+                for piece in batch:
+                    yield piece
+            is_over = True
+        except (RayError, RayServeException) as error:
+            is_over = True
+            yield self._failure(p.engine, error)
+        finally:
+            if not is_over:
+                response.cancel()
+
+    def _failure(self, name: str, error: Exception) -> Failure:
+        """What a call comes to whose replica has gone, or is not there."""
+        if name not in self._lost:
+            self._lost[name] = asyncio.create_task(self._until_back(name))
+        return Failure(reason=_LOST.reason, detail=type(error).__name__)
+
+    async def _until_back(self, name: str) -> None:
+        while not await self._is_ready(self._handles[name]):
+            await asyncio.sleep(_PROBE_EVERY_S)
+        del self._lost[name]
+
+    async def missing(self) -> list[str]:
+        found = await asyncio.gather(*(self._is_ready(handle) for handle in self._handles.values()))
+        return [name for name, is_ready in zip(self._handles, found, strict=True) if not is_ready]
+
+    async def _is_ready(self, handle: DeploymentHandle) -> bool:
+        response = handle.ready.remote()
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                return await response
+        except TimeoutError:
+            response.cancel()
+        except (RayError, RayServeException):
+            pass
+        return False
+
+
+class ModelReplica(ModelServer):
+    """The deployment of one model."""
+
+    async def __del__(self) -> None:
+        """Serve awaits this when a replica ends; it gives no other sign of the end."""
+        await self.stop()
+
+
+class Exchange(Response):
+    """A reply that is written while the request is read: Serve runs it as it would any other response."""
+
+    def __init__(self, front: Front):
+        self.background = None
+        self._front = front
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._front(scope, receive, send)
+
+
+class Ingress:
+    """The deployment in front."""
+
+    def __init__(self, offer: Offer, handles: Mapping[str, DeploymentHandle]):
+        self._front = Front(offer, ReplicaModels(handles), read_keys(offer.config, offer.base_dir))
+
+    async def __call__(self, _request: Request) -> Response:
+        return Exchange(self._front)
+
+
+def app_of(offer: Offer, *, on_gpu: Mapping[str, bool]) -> serve.Application:
+    """The application of an offer. on_gpu: whether each engine runs on GPUs."""
+    handles = {
+        name: _deployment(i, name, model, on_gpu=on_gpu[name]) for i, (name, model) in enumerate(offer.engines.items())
+    }
+    # Front counts what it works on itself, as Serve's own limit makes requests wait and answers 503.
+    options = {"num_replicas": offer.config.ingresses, "max_ongoing_requests": 100_000, **_HEALTH}
+    return serve.deployment(Ingress).options(name="ingress", **options).bind(offer, handles)
+
+
+def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) -> serve.Application:
+    options: dict[str, Any] = {"max_ongoing_requests": model.concurrency, "user_config": {}, **_HEALTH}
+    most = 1
+    if isinstance(model.replicas, ReplicaRange):
+        most = model.replicas.max
+        options["autoscaling_config"] = {
+            "min_replicas": model.replicas.min,
+            "max_replicas": most,
+            "target_ongoing_requests": max(1, model.concurrency // 2),
+        }
+    elif model.replicas != "auto":
+        most = options["num_replicas"] = model.replicas
+    options["ray_actor_options"] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus if on_gpu else 0}
+    deployment = serve.deployment(ModelReplica).options(name=f"{number}-{name.replace('/', '-')}", **options)
+    return deployment.bind(model, on_gpu=on_gpu, share=1 / most)
+
+
+def engines_on_gpu(offer: Offer, *, has_gpus: bool) -> dict[str, bool]:
+    """Whether each engine runs on GPUs, by the model's `device`. Raises ConfigError for a GPU that is not there."""
+    on_gpu = {}
+    for name, model in offer.engines.items():
+        device = getattr(model, "device", "cpu")  # engines without weights have none
+        if device == "gpu" and not has_gpus:
+            raise ConfigError(f"models.{name}.device = 'gpu': the cluster has no GPU; set it to auto or cpu")
+        on_gpu[name] = device == "gpu" or (device == "auto" and has_gpus)
+    return on_gpu
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """The application for a Serve config file. args: recipe (a path), overrides (a list), gpus (true by default).
+
+    The config file says where Serve listens, so clients always have to show keys here.
+    """
+    overrides: Sequence[str] = args.get("overrides", ())
+    offer = offer_of(load_preference(args["recipe"], overrides))
+    if not offer.config.has_keys:
+        raise ConfigError("serve.api_keys: missing; a Serve config file may listen anywhere, set it or api_keys_file")
+    return app_of(offer, on_gpu=engines_on_gpu(offer, has_gpus=args.get("gpus", True)))
