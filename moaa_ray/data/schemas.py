@@ -45,6 +45,7 @@ ANSWER = pa.struct(
         ("error_reason", pa.string()),  # null: a completion; else a failure
         ("error_detail", pa.string()),
         ("retryable", pa.bool_()),
+        ("first_logprobs", pa.list_(pa.struct([("token", pa.string()), ("logprob", pa.float64())]))),  # null: none
     ]
 )
 
@@ -80,12 +81,7 @@ CANDIDATE = pa.struct(
 CANDIDATES = _schema(
     "candidates",
     1,
-    [
-        *_HEAD,
-        ("messages", MESSAGES),
-        ("candidates", pa.list_(CANDIDATE)),
-        ("flags", pa.list_(pa.string())),
-    ],
+    [*_HEAD, ("messages", MESSAGES), ("candidates", pa.list_(CANDIDATE)), ("flags", pa.list_(pa.string()))],
 )
 
 _VERDICT = [
@@ -170,7 +166,7 @@ def work_schema(pass_names: Sequence[str]) -> pa.Schema:
         ("later", pa.list_(pa.string())),
         ("proposals", pa.list_(PROPOSAL)),
     ]
-    return _schema("work", 1, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
+    return _schema("work", 2, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
 
 
 def schema_name(schema: pa.Schema) -> str:
@@ -188,7 +184,8 @@ def answer_record(answer: Answer) -> Record:
     if isinstance(answer, Failure):
         failed = {"error_reason": answer.reason, "error_detail": answer.detail, "retryable": answer.retryable}
         return {**dict.fromkeys(ANSWER.names), **failed}
-    known = {**vars(answer), "flags": list(answer.flags)}
+    first = [{"token": token, "logprob": logprob} for token, logprob in answer.first_logprobs] or None
+    known = {**vars(answer), "flags": list(answer.flags), "first_logprobs": first}
     return {name: known.get(name) for name in ANSWER.names}
 
 
@@ -204,6 +201,7 @@ def answer_from(record: Record) -> Answer:
         prompt_tokens=record["prompt_tokens"],
         completion_tokens=record["completion_tokens"],
         flags=tuple(record["flags"] or ()),
+        first_logprobs=tuple((one["token"], one["logprob"]) for one in record["first_logprobs"] or ()),
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Sequence
+from math import log
 
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines import fake_text
@@ -61,7 +62,11 @@ class FakeEngine:
             async with self._slots:
                 await self._wait(num_tokens * config.concurrency / config.tokens_per_s)
         return Completion(
-            text=text, finish_reason=finish_reason, prompt_tokens=prompt_tokens, completion_tokens=num_tokens
+            text=text,
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=num_tokens,
+            first_logprobs=_first_logprobs(text, sampling.logprobs),
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -154,6 +159,12 @@ class FakeEngine:
 def _finish(done: "asyncio.Future[None]") -> None:
     if not done.done():
         done.set_result(None)
+
+
+def _first_logprobs(text: str, num: int) -> tuple[tuple[str, float], ...]:
+    """The words of the text in its order, the first with probability 1/2, each next one with half of that."""
+    tokens = list(dict.fromkeys(text.split()))[:num]
+    return tuple((token, -(i + 1) * log(2)) for i, token in enumerate(tokens))
 
 
 def _constrained(digest: bytes, sampling: Sampling) -> tuple[str, int]:

@@ -146,6 +146,7 @@ class VllmEngine:
             completion_tokens=len(done.token_ids),
             cached_tokens=final.num_cached_tokens or 0,
             flags=("role_tokens_plain",) if made_plain else (),
+            first_logprobs=_first_logprobs(done.logprobs, request.sampling.logprobs),
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -168,6 +169,7 @@ def _sampling_args(sampling: Sampling, room: int) -> dict:
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repetition_penalty,
         "stop": list(sampling.stop),
+        "logprobs": sampling.logprobs or None,
     }
     if sampling.json_schema or sampling.regex or sampling.choice:
         from vllm.sampling_params import StructuredOutputsParams
@@ -178,6 +180,14 @@ def _sampling_args(sampling: Sampling, room: int) -> dict:
             choice=list(sampling.choice) or None,
         )
     return args
+
+
+def _first_logprobs(positions: Sequence | None, num: int) -> tuple[tuple[str, float], ...]:
+    """The num likeliest tokens of the first position; vLLM adds the drawn one where it is not among them."""
+    if not positions or not num:
+        return ()
+    found = [(each.decoded_token or "", each.logprob) for each in positions[0].values()]
+    return tuple(sorted(found, key=lambda pair: -pair[1])[:num])
 
 
 def _first_lines(error: Exception) -> str:
