@@ -1,8 +1,9 @@
 """Every Arrow schema that moaa_ray writes, each with a name and a version in its metadata.
 
 A file says which schema it holds under the key b"moaa_ray.schema", as b"<name>/<version>". Columns
-that a reader could misunderstand are never guessed: schema_check.py refuses a file by name. The small
-converters at the end turn the dataclasses of types.py into the plain records of these schemas.
+that a reader could misunderstand are never guessed: schema_check.py refuses a file by name. Those of an
+evaluation stand in evaluation_schemas.py. The small converters at the end turn the dataclasses of
+types.py into the plain records of these schemas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,14 +51,15 @@ ANSWER = pa.struct(
 )
 
 
-def _schema(name: str, version: int, fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+def schema(name: str, version: int, fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """A schema that says its name and version."""
     return pa.schema(list(fields), metadata={SCHEMA_KEY: f"{name}/{version}".encode()})
 
 
 _HEAD = (("id", pa.string()), ("source", pa.string()))
-PROMPTS = _schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
+PROMPTS = schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
 
-SFT = _schema(
+SFT = schema(
     "sft",
     1,
     [
@@ -78,7 +80,7 @@ CANDIDATE = pa.struct(
     ]
 )
 
-CANDIDATES = _schema(
+CANDIDATES = schema(
     "candidates",
     1,
     [*_HEAD, ("messages", MESSAGES), ("candidates", pa.list_(CANDIDATE)), ("flags", pa.list_(pa.string()))],
@@ -106,7 +108,7 @@ RATING = pa.struct(
     ]
 )
 
-JUDGMENTS = _schema(
+JUDGMENTS = schema(
     "judgments",
     1,
     [
@@ -123,7 +125,7 @@ JUDGMENTS = _schema(
     ],
 )
 
-PAIRS = _schema(
+PAIRS = schema(
     "pairs",
     1,
     [
@@ -140,7 +142,7 @@ PAIRS = _schema(
     ],
 )
 
-FAILURES = _schema(
+FAILURES = schema(
     "failures",
     1,
     [
@@ -166,12 +168,12 @@ def work_schema(pass_names: Sequence[str]) -> pa.Schema:
         ("later", pa.list_(pa.string())),
         ("proposals", pa.list_(PROPOSAL)),
     ]
-    return _schema("work", 2, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
+    return schema("work", 2, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
 
 
-def schema_name(schema: pa.Schema) -> str:
+def schema_name(declared: pa.Schema) -> str:
     """The "<name>/<version>" that a schema declares; empty when it declares none."""
-    return (schema.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
+    return (declared.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
 
 
 def messages_from(records: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
