@@ -1,9 +1,9 @@
 """Reading the records of a source's files, one at a time, in bounded memory.
 
 Formats: JSON Lines, in a .json file also one list, CSV (all also .gz and .zst), Parquet, and what
-`datasets` writes with save_to_disk (read with pyarrow; `datasets` is not needed). A record is a dict, or a BadRecord where a
-single line is broken; a file that is broken as a whole is a DataError. Which files is in
-locations.py, what a record means in conversations.py.
+`datasets` writes with save_to_disk (read with pyarrow; `datasets` is not needed). A record is a dict,
+or a BadRecord where a single line is broken; a file that is broken as a whole is a DataError. Which
+files is in locations.py, what a record means in conversations.py.
 """
 
 import csv

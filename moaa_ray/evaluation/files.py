@@ -46,7 +46,7 @@ def read_questions(path: str, *, field: str, num_turns: int, base_dir: str) -> l
     for where, record in _records(path, field=field, base_dir=base_dir):
         name = next((one for one in _QUESTIONS if record.get(one)), None)
         turns = _texts(record[name]) if name else ()
-        if len(turns) != num_turns or not all(text.strip() for text in turns):
+        if not turns or len(turns) != num_turns or not all(text.strip() for text in turns):
             raise DataError(
                 f"{where}: {len(turns)} turns of a question in {name or ', '.join(_QUESTIONS)} instead of {num_turns}; "
                 f"give the benchmark's own file in {field}"
