@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from statistics import stdev
 
-from scipy.special import expit, logsumexp
+import numpy as np
+from scipy.special import expit
 
 from moaa_ray.core.judge_parsing import parse_verdict
 from moaa_ray.core.judge_prompts import DATA_RULE, conversation, question_and_answers
@@ -95,7 +96,7 @@ def weighted_preference(top_logprobs: Mapping[str, float], *, baseline_first: bo
             of_label[label].append(logprob)
     if not any(of_label.values()):
         return None
-    first, second = (logsumexp(found) if found else float("-inf") for found in of_label.values())
+    first, second = (float(np.logaddexp.reduce(found)) for found in of_label.values())
     return float(expit(second - first if baseline_first else first - second))
 
 

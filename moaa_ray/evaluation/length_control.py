@@ -95,7 +95,7 @@ def length_controlled(
         return np.average(expit(plain @ c), weights=drawn)
 
     draws = resamples(len(known), seed=seed_for(seed, "alpaca_eval"), num_resamples=NUM_REFITS)
-    return _result(expit(plain @ effects), [refitted(drawn) for drawn in draws], tuple(effects), int(weights.sum()))
+    return _result(expit(plain @ effects), [refitted(drawn) for drawn in draws], effects, int(weights.sum()))
 
 
 def length_controlled_jointly(
@@ -165,7 +165,7 @@ def _best_strength(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -
 
 
 def _result(
-    fitted: np.ndarray, drawn: Sequence[float] | np.ndarray, effects: Sequence[float], count: int
+    fitted: np.ndarray, drawn: Sequence[float] | np.ndarray, effects: Sequence[float] | np.ndarray, count: int
 ) -> LengthControlled:
     length_effect, difficulty_effect, model_effect = map(float, effects)
     return LengthControlled(
