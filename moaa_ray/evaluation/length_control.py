@@ -13,11 +13,25 @@ Source: Dubois et al. 2024, arXiv:2404.04475; tatsu-lab/alpaca_eval metrics/glm_
 notebooks/instruction_difficulty.ipynb for the joint fit.
 """
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy.special import expit
+
 from moaa_ray.core.judge_stats import Estimate
-from moaa_ray.evaluation.alpaca_eval import Annotation
+from moaa_ray.core.seeds import seed_for
+from moaa_ray.errors import DataError
+from moaa_ray.evaluation.alpaca_eval import Annotation, checked
+from moaa_ray.evaluation.logistic import fit_difficulties, fit_lasso, loss
+from moaa_ray.evaluation.resampling import NUM_REFITS, estimate, resamples
+
+_GAMED_WEIGHT = 0.1  # 0.2 in all, divided among two gamed baselines
+_NUM_FOLDS = 5
+_STRENGTHS = np.logspace(-4, 4, 10)
+_DIFFICULTY_RIDGE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +61,7 @@ class LengthControlled:
 
 
 def length_controlled(
-    annotations: Sequence[Annotation],
+    annotations: Iterable[Annotation],
     *,
     difficulties: Mapping[str, float],
     gamed: Sequence[GamedAnnotation] = (),
@@ -58,7 +72,30 @@ def length_controlled(
     gamed rows count 0.1 each and have no model effect; without them the fit is the unregularised variant.
     Raises DataError as win_rates does, and on an id without a difficulty.
     """
-    raise NotImplementedError
+    known = checked(annotations)
+    missing = [a.id for a in known if a.id not in difficulties]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(known)} annotations have no instruction difficulty, {missing[0]!r} first: "
+            "give a file that has them all, or none, so that difficulties are fitted"
+        )
+    lengths, targets, weights = _columns(known)
+    plain = np.stack([np.zeros(len(known)), [difficulties[a.id] for a in known], np.ones(len(known))], axis=1)
+    own = plain + np.outer(lengths, [1, 0, 0])
+    held = np.array([[np.tanh(g.length_difference), g.difficulty, 0.0] for g in gamed]).reshape(-1, 3)
+    rows = np.concatenate([held, own])
+    all_targets = np.concatenate([[g.preference for g in gamed], targets])
+    all_weights = np.concatenate([np.full(len(gamed), _GAMED_WEIGHT), weights])
+    strength = _best_strength(rows, all_targets, all_weights)
+    effects = fit_lasso(rows, all_targets, all_weights, strength=strength)
+
+    def refitted(drawn: np.ndarray) -> float:
+        counts = np.concatenate([np.ones(len(gamed)), drawn])
+        c = fit_lasso(rows, all_targets, all_weights * counts, strength=strength)
+        return np.average(expit(plain @ c), weights=drawn)
+
+    draws = resamples(len(known), seed=seed_for(seed, "alpaca_eval"), num_resamples=NUM_REFITS)
+    return _result(expit(plain @ effects), [refitted(drawn) for drawn in draws], effects, int(weights.sum()))
 
 
 def length_controlled_jointly(
@@ -68,12 +105,86 @@ def length_controlled_jointly(
 
     Raises DataError as win_rates does, naming the model, and where the models have not answered the same instructions.
     """
-    raise NotImplementedError
+    known = {model: _checked_of(model, given) for model, given in sorted(annotations.items())}
+    if not known:
+        raise DataError("there are no annotations to fit difficulties to: give those of one model at least")
+    first, *others = known
+    for model in others:
+        apart = sorted({a.id for a in known[first]} ^ {a.id for a in known[model]})
+        if apart:
+            raise DataError(
+                f"models {first!r} and {model!r} are not judged on the same instructions, {apart[0]!r} is one of "
+                f"{len(apart)} that only one of them has: fit them one by one, or judge what is lacking"
+            )
+    lengths, targets, weights = (np.stack(rows) for rows in zip(*map(_columns, known.values()), strict=True))
+    num, num_prompts = lengths.shape
+
+    def fit(drawn: np.ndarray, start: np.ndarray) -> np.ndarray:
+        return fit_difficulties(lengths, targets, weights, drawn, ridge=_DIFFICULTY_RIDGE, start=start)
+
+    def predicted(c: np.ndarray) -> np.ndarray:
+        return expit(c[num : 2 * num, None] + c[2 * num :])
+
+    c = fit(np.ones(num_prompts), np.zeros(2 * num + num_prompts))
+    draws = resamples(num_prompts, seed=seed_for(seed, "alpaca_eval"), num_resamples=NUM_REFITS)
+    means = np.array([np.average(predicted(fit(drawn, c)), weights=drawn, axis=1) for drawn in draws])
+    results = {
+        model: _result(predicted(c)[m], means[:, m], (c[m], 1.0, c[num + m]), int(weights[m].sum()))
+        for m, model in enumerate(known)
+    }
+    return {model: results[model] for model in annotations}
+
+
+def _checked_of(model: str, annotations: Iterable[Annotation]) -> list[Annotation]:
+    try:
+        return checked(annotations)
+    except DataError as error:
+        raise DataError(f"model {model!r}: {error}") from error
+
+
+def _columns(known: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By instruction: the length term, the preference (0 without one), its weight (0 without one)."""
+    differences = np.array([a.baseline_length - a.length for a in known], float)
+    spread = differences.std(ddof=1) if len(known) > 1 else 0.0
+    lengths = np.tanh(differences / spread) if spread else np.zeros(len(known))
+    targets = np.array([a.preference or 0.0 for a in known])
+    return lengths, targets, np.array([float(a.preference is not None) for a in known])
+
+
+def _best_strength(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """The strength whose fits to four fifths of the rows predict the other fifth best; the smallest of equals."""
+    used = np.flatnonzero(weights)
+    folds = [used[start::_NUM_FOLDS] for start in range(_NUM_FOLDS)]
+    losses = np.zeros(len(_STRENGTHS))
+    for fold in folds if len(used) >= _NUM_FOLDS else ():
+        others = np.setdiff1d(used, fold)
+        for number, strength in enumerate(_STRENGTHS):
+            c = fit_lasso(rows[others], targets[others], weights[others], strength=strength)
+            losses[number] += (weights[fold] * loss(rows[fold] @ c, targets[fold])).mean()
+    return float(_STRENGTHS[losses.argmin()]) if losses.any() else float(_STRENGTHS[-1])
+
+
+def _result(
+    fitted: np.ndarray, drawn: Sequence[float] | np.ndarray, effects: Sequence[float] | np.ndarray, count: int
+) -> LengthControlled:
+    length_effect, difficulty_effect, model_effect = map(float, effects)
+    return LengthControlled(
+        win_rate=estimate(100 * fitted.mean(), 100 * np.asarray(drawn), count=count),
+        standard_error=float(100 * fitted.std(ddof=1) / np.sqrt(len(fitted))) if len(fitted) > 1 else None,
+        length_effect=length_effect,
+        difficulty_effect=difficulty_effect,
+        model_effect=model_effect,
+    )
 
 
 def is_extreme(win_rate: float, controlled: float) -> bool:
-    """Whether length control has moved a win rate (percent) so far that the fit may have failed."""
-    raise NotImplementedError
+    """Whether length control has moved a win rate (percent) so far that the fit may have failed.
+
+    The published rule: by more than 10 points, and by more than a quarter of the way to 0 or to 100.
+    """
+    lowest = min(win_rate - win_rate / 4, win_rate - 10)
+    highest = max(win_rate + (100 - win_rate) / 4, win_rate + 10)
+    return not lowest <= controlled <= highest
 
 
 def parse_difficulties(text: str, ids: Sequence[str]) -> dict[str, float]:
@@ -81,9 +192,41 @@ def parse_difficulties(text: str, ids: Sequence[str]) -> dict[str, float]:
 
     Raises DataError on missing columns, on what is no number, and where an id has no row.
     """
-    raise NotImplementedError
+    rows = _numbers(text, "instruction_difficulty.csv", ("index", "instruction_difficulty"))
+    by_index = {int(index): value for index, value in rows}
+    missing = [row_id for i, row_id in enumerate(ids) if i not in by_index]
+    if missing:
+        raise DataError(
+            f"instruction_difficulty.csv has no row for {len(missing)} of {len(ids)} instructions, {missing[0]!r} "
+            "first: it belongs to the 805 instructions of AlpacaEval in their order; leave it out for others"
+        )
+    return {row_id: by_index[i] for i, row_id in enumerate(ids)}
 
 
 def parse_gamed(text: str) -> tuple[GamedAnnotation, ...]:
     """The rows of the published df_gamed.csv. Raises DataError on missing columns and on what is no number."""
-    raise NotImplementedError
+    columns = ("preference", "std_delta_len", "instruction_difficulty")
+    return tuple(
+        GamedAnnotation(preference=preference, length_difference=difference, difficulty=difficulty)
+        for preference, difference, difficulty in _numbers(text, "df_gamed.csv", columns)
+    )
+
+
+def _numbers(text: str, name: str, columns: Sequence[str]) -> list[list[float]]:
+    """The named columns of a CSV file, row by row."""
+    reader = csv.DictReader(io.StringIO(text))
+    lacking = [column for column in columns if column not in (reader.fieldnames or ())]
+    if lacking:
+        raise DataError(
+            f"{name} has no column {lacking[0]!r}: {', '.join(columns)} are wanted; give the published file"
+        )
+    rows = []
+    for number, row in enumerate(reader, 2):
+        try:
+            values = [float(row[column]) for column in columns]
+        except (TypeError, ValueError):
+            values = [float("nan")]
+        if not np.isfinite(values).all():
+            raise DataError(f"{name}, row {number}: {dict(row)} has no number in each of {', '.join(columns)}; mend it")
+        rows.append(values)
+    return rows
