@@ -61,24 +61,14 @@ def fit_ridge(
 
 
 def fit_difficulties(
-    features_MP: np.ndarray,
-    targets_MP: np.ndarray,
-    weights_MP: np.ndarray,
-    prompt_weights_P: np.ndarray,
-    *,
-    ridge: float,
-    start: np.ndarray,
+    features_MP: np.ndarray, targets_MP: np.ndarray, weights_MP: np.ndarray, *, ridge: float
 ) -> np.ndarray:
-    """Of logit_mp = slope_m x feature_mp + effect_m + difficulty_p: the slopes, the effects, the difficulties.
+    """The P difficulties of logit_mp = slope_m x feature_mp + effect_m + difficulty_p.
 
-    Minimises the sum of weighted losses and of ridge x difficulty^2 / 2; a prompt weight multiplies both, as if the
-    prompt were there so many times. Returns [M + M + P].
+    Minimises the sum of weighted losses and of ridge x difficulty^2 / 2 over slopes, effects and difficulties.
     """
     num, num_prompts = features_MP.shape
-    weights_MP = weights_MP * prompt_weights_P
-    # A prompt that is not drawn has no difficulty, but its equation needs a curvature.
-    ridge_P = np.where(prompt_weights_P > 0, ridge * prompt_weights_P, 1.0)
-    penalty = np.concatenate([np.full(2 * num, _EFFECT_RIDGE), ridge_P])
+    penalty = np.concatenate([np.full(2 * num, _EFFECT_RIDGE), np.full(num_prompts, ridge)])
 
     def logits(c: np.ndarray) -> np.ndarray:
         return c[:num, None] * features_MP + c[num : 2 * num, None] + c[2 * num :]
@@ -91,7 +81,7 @@ def fit_difficulties(
         error_MP, bend_MP = weights_MP * (p_MP - targets_MP), weights_MP * p_MP * (1 - p_MP)
         slope = np.concatenate([(error_MP * features_MP).sum(1), error_MP.sum(1), error_MP.sum(0)]) + penalty * c
         # The difficulties' part of the curvature is diagonal, so they are eliminated and filled in afterwards.
-        own_P = bend_MP.sum(0) + ridge_P
+        own_P = bend_MP.sum(0) + ridge
         across = np.concatenate([bend_MP * features_MP, bend_MP])
         squares, products, plain = (bend_MP * features_MP**2).sum(1), (bend_MP * features_MP).sum(1), bend_MP.sum(1)
         effects = np.block([[np.diag(squares), np.diag(products)], [np.diag(products), np.diag(plain)]])
@@ -99,8 +89,7 @@ def fit_difficulties(
         first = np.linalg.solve(effects, slope[: 2 * num] - across @ (slope[2 * num :] / own_P))
         return np.concatenate([first, (slope[2 * num :] - across.T @ first) / own_P])
 
-    assert start.shape == (2 * num + num_prompts,)
-    return _newton(start, objective, step)
+    return _newton(np.zeros(2 * num + num_prompts), objective, step)[2 * num :]
 
 
 def _newton(

@@ -43,9 +43,7 @@ this form: [[5]]
 
 """
 _ONE = "the answer to a request"
-_LAST = (
-    "the last answer of a conversation, the one to the second request; what comes before it is there to be understood"
-)
+_LAST = "the last answer of a conversation, as the reply to the second request and in the light of the first"
 _REFERENCE = (
     "; above all, whether it is correct: a reference answer is given, so compare the two, and find and correct the "
     "mistakes of the graded one"
