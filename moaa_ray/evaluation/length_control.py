@@ -33,6 +33,7 @@ from moaa_ray.evaluation.resampling import NUM_REFITS, estimate, resamples
 _GAMED_WEIGHT = 0.1  # 0.2 in all, divided among two gamed baselines
 _NUM_FOLDS = 5
 _STRENGTHS = np.logspace(-4, 4, 10)
+_SAME_LOSS = 1e-9  # nats
 _RIDGE = 1.0  # of a difficulty, so that one instruction cannot follow its labels alone
 
 
@@ -89,11 +90,11 @@ def length_controlled(
     all_targets = np.concatenate([[g.preference for g in gamed], targets])
     all_weights = np.concatenate([np.full(len(gamed), _GAMED_WEIGHT), weights])
     strength = _best_strength(rows, all_targets, all_weights)
-    effects = fit_lasso(rows, all_targets, all_weights, strength=strength)
+    effects = fit_lasso(rows, all_targets, all_weights, strength=strength, start=np.zeros(3))
 
     def refitted(drawn: np.ndarray) -> float:
         counts = np.concatenate([np.ones(len(gamed)), drawn])
-        c = fit_lasso(rows, all_targets, all_weights * counts, strength=strength)
+        c = fit_lasso(rows, all_targets, all_weights * counts, strength=strength, start=effects)
         return np.average(expit(plain @ c), weights=drawn)
 
     draws = resamples(len(known), seed=seed_for(seed, "alpaca_eval"), num_resamples=NUM_REFITS)
@@ -142,14 +143,18 @@ def _columns(known: Sequence[Annotation]) -> tuple[np.ndarray, np.ndarray, np.nd
 def _best_strength(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """The strength whose fits to four fifths of the rows predict the other fifth best; the smallest of equals."""
     used = np.flatnonzero(weights)
-    folds = [used[start::_NUM_FOLDS] for start in range(_NUM_FOLDS)]
+    if len(used) < _NUM_FOLDS:
+        return float(_STRENGTHS[-1])
     losses = np.zeros(len(_STRENGTHS))
-    for fold in folds if len(used) >= _NUM_FOLDS else ():
+    for first in range(_NUM_FOLDS):
+        fold = used[first::_NUM_FOLDS]
         others = np.setdiff1d(used, fold)
+        c = np.zeros(rows.shape[1])
         for number, strength in enumerate(_STRENGTHS):
-            c = fit_lasso(rows[others], targets[others], weights[others], strength=strength)
-            losses[number] += (weights[fold] * loss(rows[fold] @ c, targets[fold])).mean()
-    return float(_STRENGTHS[losses.argmin()]) if losses.any() else float(_STRENGTHS[-1])
+            c = fit_lasso(rows[others], targets[others], weights[others], strength=strength, start=c)
+            losses[number] += (weights[fold] * loss(rows[fold] @ c, targets[fold])).mean() / _NUM_FOLDS
+    # Where the curve is flat, the last digits of a fit must not choose.
+    return float(_STRENGTHS[np.flatnonzero(losses <= losses.min() + _SAME_LOSS)[0]])
 
 
 def _result(

@@ -37,9 +37,9 @@ NUM_TURNS = 2
 _GRADE = re.compile(r"\[\[\s*(10(?:\.0+)?|[1-9](?:\.\d+)?)\s*\]\]")
 _JUDGE = """\
 You are an impartial expert who grades {what}. Consider how helpful, relevant, accurate, deep and original it is, and \
-how much detail it gives{reference}. Do not let its length or any name in it influence you. Explain your grade in a few \
-sentences, then end with it on a line of its own: a number from 1 (very poor) to 10 (excellent) in double brackets, in \
-this form: [[5]]
+how much detail it gives{reference}. Do not let its length or any name in it influence you. Explain your grade in a \
+few sentences, then end with it on a line of its own: a number from 1 (very poor) to 10 (excellent) in double \
+brackets, in this form: [[5]]
 
 """
 _ONE = "the answer to a request"
