@@ -37,15 +37,13 @@ NUM_TURNS = 2
 _GRADE = re.compile(r"\[\[\s*(10(?:\.0+)?|[1-9](?:\.\d+)?)\s*\]\]")
 _JUDGE = """\
 You are an impartial expert who grades {what}. Consider how helpful, relevant, accurate, deep and original it is, and \
-how much detail it gives{reference}. Do not let its length or any name in it influence you. Explain your grade in a few \
-sentences, then end with it on a line of its own: a number from 1 (very poor) to 10 (excellent) in double brackets, in \
-this form: [[5]]
+how much detail it gives{reference}. Do not let its length or any name in it influence you. Explain your grade in a \
+few sentences, then end with it on a line of its own: a number from 1 (very poor) to 10 (excellent) in double \
+brackets, in this form: [[5]]
 
 """
 _ONE = "the answer to a request"
-_LAST = (
-    "the last answer of a conversation, the one to the second request; what comes before it is there to be understood"
-)
+_LAST = "the last answer of a conversation, as the reply to the second request and in the light of the first"
 _REFERENCE = (
     "; above all, whether it is correct: a reference answer is given, so compare the two, and find and correct the "
     "mistakes of the graded one"
