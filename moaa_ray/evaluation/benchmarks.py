@@ -13,6 +13,7 @@ from moaa_ray.evaluation.length_control import GamedAnnotation, parse_difficulti
 from moaa_ray.evaluation.mt_bench import Question
 from moaa_ray.evaluation.protocols import JudgeProtocol, protocol_of
 from moaa_ray.loading import LoadedPreference
+from moaa_ray.model_folders import window_of
 from moaa_ray.settings.checks import choices
 from moaa_ray.settings.evaluation import (
     AlpacaEvalConfig,
@@ -95,11 +96,18 @@ def _read(loaded: LoadedPreference, name: Benchmark) -> Bench:
     questions = read_questions(section.questions, field=f"{place}.questions", num_turns=num_turns, base_dir=base_dir)
     if isinstance(section, MtBenchConfig):
         questions = _with_references(questions, section.references, base_dir=base_dir)
+    protocol = protocol_of(name, recipe.evaluate, run_seed=recipe.seed)
+    window, max_tokens = window_of(recipe.models[section.judge], loaded.base_dir), protocol.sampling.max_tokens
+    if window and max_tokens >= window:
+        raise ConfigError(
+            f"{place}.judge_max_tokens = {max_tokens}: not below the context window of judge {section.judge!r}, {window} "
+            "tokens; lower it, or take a judge with a longer window"
+        )
     bench = Bench(
         name=name,
         config=section,
         questions=questions,
-        protocol=protocol_of(name, recipe.evaluate, run_seed=recipe.seed),
+        protocol=protocol,
     )
     if isinstance(section, MtBenchConfig):
         return bench

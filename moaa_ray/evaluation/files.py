@@ -21,7 +21,7 @@ from moaa_ray.evaluation.mt_bench import Question
 from moaa_ray.settings.evaluation import AnswersFile
 
 _IDS = ("question_id", "uid", "id")
-_QUESTIONS = ("turns", "prompt", "instruction", "question")
+_QUESTIONS = ("turns", "prompt", "instruction", "question", "messages")
 _ANSWERS = ("output", "completion", "answer", "choices", "messages", "reference")
 _MODELS = ("generator", "model_id", "model")
 _NUM_SHOWN = 3
