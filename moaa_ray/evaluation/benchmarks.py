@@ -100,8 +100,8 @@ def _read(loaded: LoadedPreference, name: Benchmark) -> Bench:
     window, max_tokens = window_of(recipe.models[section.judge], loaded.base_dir), protocol.sampling.max_tokens
     if window and max_tokens >= window:
         raise ConfigError(
-            f"{place}.judge_max_tokens = {max_tokens}: not below the context window of judge {section.judge!r}, {window} "
-            "tokens; lower it, or take a judge with a longer window"
+            f"{place}.judge_max_tokens = {max_tokens}: not below the context window of judge {section.judge!r}, "
+            f"{window} tokens; lower it, or take a judge with a longer window"
         )
     bench = Bench(
         name=name,
