@@ -149,7 +149,7 @@ class MtBenchProtocol:
         """How good the last answer is, from 1 to 10."""
         question = mt_bench.Question(
             id=row.id,
-            category=category_of(row.source),
+            category=row.source.partition("/")[2],
             turns=tuple(message["content"] for message in row.messages),
             references=tuple(texts(row, REFERENCES)),
         )
@@ -193,16 +193,6 @@ def texts(row: Row, column: str) -> list[str]:
     return [answer.text for answer in row.answers.get(column, ()) if isinstance(answer, Completion)]
 
 
-def benchmark_of(source: str) -> str:
-    """The benchmark of a row, by its source: "<benchmark>", or "<benchmark>/<category>"."""
-    return source.partition("/")[0]
-
-
-def category_of(source: str) -> str:
-    """The category of a row; empty where the benchmark has none that counts."""
-    return source.partition("/")[2]
-
-
 def by_benchmark(protocols: Mapping[str, JudgeProtocol], row: Row) -> JudgeProtocol:
-    """The protocol of a row."""
-    return protocols[benchmark_of(row.source)]
+    """The protocol of a row, whose source is "<benchmark>" or "<benchmark>/<category>"."""
+    return protocols[row.source.partition("/")[0]]

@@ -61,27 +61,27 @@ def evaluate(
     Args: only, benchmarks by name, instead of all of the recipe's; restart, models and judges whose answers of earlier
     starts are forgotten. Raises as `judge` does.
     """
-    loaded, contestants = find_contestants(loaded)
+    given = loaded
+    loaded, contestants = find_contestants(given)
     benches = read_benchmarks(loaded, only)
     _check_restart(restart, contestants, benches)
     answers = {one.name: _stored(loaded, one, benches) for one in contestants}
-    asked = question_rows(
-        benches, samplings_of(loaded.recipe.evaluate, {bench.name: bench.questions for bench in benches})
-    )  # fmt: skip
+    samplings = samplings_of(loaded.recipe.evaluate, {bench.name: bench.questions for bench in benches})
+    asked = question_rows(benches, samplings)
     answering = {
-        one.name: answer_stage(loaded, one, asked, benches, restart=one.name in restart)
+        one.name: answer_stage(loaded, one, asked, samplings, restart=one.name in restart)
         for one in contestants
         if one.engine
     }
     judges = list(dict.fromkeys(bench.config.judge for bench in benches))
     plans = [stage.plan for stage in answering.values()]
     plans += [judge_stage(loaded, judge, {}, benches, restart=False).plan for judge in judges]
-    join_run(open_store(loaded.run_dir), loaded)
+    join_run(open_store(given.run_dir), given)
     costs: dict[str, Cost] = {}
     with one_session(cpu_slots=max(plan.cpu_slots for plan in plans), with_dashboard=False):
         for name, stage in answering.items():
             rows = [each.row for each in asked.values()]
-            records, costs[f"answers/{name}"] = _run(loaded, f"answers/{name}", stage, rows, console)
+            records, costs[f"answers/{name}"] = _run(given, f"answers/{name}", stage, rows, console)
             answers[name] = answers_of(records)
         tasks = {task.row.id: task for name in answers for task in tasks_of(name, answers[name], benches)}
         judged: list[schemas.Record] = []
@@ -89,7 +89,7 @@ def evaluate(
             own = {row_id: task for row_id, task in tasks.items() if task.bench.config.judge == judge}
             stage = judge_stage(loaded, judge, own, benches, restart=judge in restart)
             rows = [task.row for task in own.values()]
-            records, costs[f"judges/{judge}"] = _run(loaded, f"judges/{judge}", stage, rows, console)
+            records, costs[f"judges/{judge}"] = _run(given, f"judges/{judge}", stage, rows, console)
             judged += records
     outcomes: dict[Benchmark, Outcomes] = {bench.name: outcomes_of(bench, answers, judged) for bench in benches}
     scored = score(outcomes, benches, list(answers), seed=loaded.recipe.seed)
@@ -121,7 +121,10 @@ def _stored(loaded: LoadedPreference, one: Contestant, benches: Sequence[Bench])
 def _run(
     loaded: LoadedPreference, place: str, stage: RowStage, rows: Iterable[Row], console: Console | None
 ) -> tuple[list[schemas.Record], Cost]:
-    """Put the rows through a stage in a directory of its own; the published records, and the cost of all starts."""
+    """Put the rows through a stage in a directory of its own; the published records, and the cost of all starts.
+
+    loaded is the recipe as it was given, for the record: in the stage's own, models of the run have engines.
+    """
     store = open_store(f"{loaded.run_dir}/{FOLDER}/{place}")
     join_run(store, loaded)
     if console is not None:

@@ -6,7 +6,7 @@ from functools import partial
 from moaa_ray.core.candidates import forget_failures
 from moaa_ray.core.passes import Pass, StageWork
 from moaa_ray.data.evaluation_schemas import ANSWERS, JUDGED
-from moaa_ray.evaluation.answering import STAGE, answer_work, samplings_of
+from moaa_ray.evaluation.answering import STAGE, answer_work
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.contestants import Contestant
 from moaa_ray.evaluation.judging import INPUTS, REPEAT, close_judged, judge_passes
@@ -18,22 +18,26 @@ from moaa_ray.planning.planner import PlanInput
 from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.preference.stage import RowStage
 from moaa_ray.run_record import model_digests
+from moaa_ray.types import Sampling
 
 _TEMPLATE_TOKENS = 300
 """Tokens of a judge's prompt beside the question and the answers; an assumption."""
 
 
 def answer_stage(
-    loaded: LoadedPreference, one: Contestant, asked: Mapping[str, Asked], benches: Sequence[Bench], *, restart: bool
+    loaded: LoadedPreference,
+    one: Contestant,
+    asked: Mapping[str, Asked],
+    samplings: Mapping[str, Sampling],
+    *,
+    restart: bool,
 ) -> RowStage:
     """One model answers all questions."""
-    recipe = loaded.recipe
-    samplings = samplings_of(recipe.evaluate, {bench.name: bench.questions for bench in benches})
-    work = answer_work(one.engine, samplings, run_seed=recipe.seed)
+    work = answer_work(one.engine, samplings, run_seed=loaded.recipe.seed)
     return RowStage(
         work=work,
         plan=_plan(loaded, work, num_requests=1.0, num_shown=0),
-        made_with=_made_with(loaded, one.engine) | ({"files": one.digest} if one.digest else {}),
+        made_with=_made_with(loaded, one.engine) | ({f"models.{one.engine}.files": one.digest} if one.digest else {}),
         restart=restart,
         restart_command=f"moaa evaluate --restart {one.name}",
         folder="answers",

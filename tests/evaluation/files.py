@@ -8,9 +8,10 @@ CATEGORIES = ("writing", "math")
 
 
 def write_benchmarks(folder: Path, num: int = NUM_QUESTIONS) -> None:
-    """alpaca.json, arena.jsonl and arena_answers.jsonl, mt.jsonl and mt_answers.jsonl; baselines say "base ...". """
+    """alpaca.json, arena.jsonl and arena_answers.jsonl, mt.jsonl and mt_answers.jsonl; baselines say "base ..."."""
     alpaca = [
-        {"instruction": f"Say {i}.", "output": f"base {i}", "generator": "old-model", "dataset": "d"} for i in range(num)
+        {"instruction": f"Say {i}.", "output": f"base {i}", "generator": "old-model", "dataset": "d"}
+        for i in range(num)
     ]
     (folder / "alpaca.json").write_text(json.dumps(alpaca, indent=2), encoding="utf-8")
     put_lines(
@@ -20,7 +21,11 @@ def write_benchmarks(folder: Path, num: int = NUM_QUESTIONS) -> None:
     put_lines(
         folder / "arena_answers.jsonl",
         [
-            {"question_id": f"q{i}", "model_id": "old-4", "choices": [{"index": 0, "turns": [{"content": f"base {i}"}]}]}
+            {
+                "question_id": f"q{i}",
+                "model_id": "old-4",
+                "choices": [{"index": 0, "turns": [{"content": f"base {i}"}]}],
+            }
             for i in range(num)
         ],
     )

@@ -1,4 +1,4 @@
-"""Questions and answers in the shapes in which the benchmarks publish them, and what is said of files that lack some."""
+"""Questions and answers as the benchmarks publish them, and what is said of files that lack some."""
 
 import json
 from pathlib import Path
