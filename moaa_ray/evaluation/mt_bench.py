@@ -2,8 +2,8 @@
 
 The second turn is graded with the whole conversation; math, reasoning and coding with reference answers. A grade that
 cannot be read is left out of the means and counted.
-Source: lm-sys/FastChat fastchat/llm_judge (common.py, gen_model_answer.py); Zheng et al. 2023, arXiv:2306.05685. The
-wording is ours.
+Source: lm-sys/FastChat fastchat/llm_judge (common.py, gen_model_answer.py) at 0e6d3e4; Zheng et al. 2023,
+arXiv:2306.05685. The wording is ours.
 """
 
 import re

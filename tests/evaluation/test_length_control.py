@@ -132,14 +132,31 @@ def test_models_judged_on_other_instructions_are_fitted_together():
     assert length_controlled_jointly({"one": one[5:], "other": other}, seed=1)["one"].win_rate.count == 25
 
 
-def test_a_judge_that_likes_length_alone_makes_a_long_model_win_but_not_when_length_is_controlled():
-    """The judge's logit is twice tanh of the model's excess in standard deviations, whoever is better."""
-    rng = Random(5)
-    excess = [rng.gauss(150, 100) for _ in range(300)]
-    given = judged(*((1 / (1 + exp(-2 * tanh(d / 100))), 1000 + round(d), 1000) for d in excess))
-    found = length_controlled(given, difficulties=without_difficulty(given), seed=1)
-    assert win_rates(given, seed=1).win_rate.value > 75
-    assert found.win_rate.value == pytest.approx(50, abs=1)
+@pytest.mark.parametrize("models", [["one"], ["one", "other"]])
+@pytest.mark.parametrize("is_verdict", [False, True])
+def test_a_judge_that_likes_length_alone_makes_long_models_win_but_not_when_length_is_controlled(models, is_verdict):
+    """The judge's logit is twice tanh of the model's excess in standard deviations, whoever is better.
+
+    With verdicts the standard error is about 4: the slope has to be fitted too.
+    """
+    rng, given = Random(5), {}
+    for model in models:
+        excess = [rng.gauss(150, 100) for _ in range(300)]
+        odds = [1 / (1 + exp(-2 * tanh(d / 100))) for d in excess]
+        preferences = [float(rng.random() < p) for p in odds] if is_verdict else odds
+        given[model] = judged(*((p, 1000 + round(d), 1000) for p, d in zip(preferences, excess, strict=True)))
+    for model, found in length_controlled_jointly(given, seed=1).items():
+        assert win_rates(given[model], seed=1).win_rate.value > 72
+        assert found.win_rate.value == pytest.approx(50, abs=12 if is_verdict else 1)
+
+
+def test_difficulties_are_those_of_the_other_models():
+    """Half of the instructions are hard for the others, whatever the model itself did there."""
+    other = judged(*[(0.9, 5, 5), (0.1, 5, 5)] * 10)
+    same, opposite = judged(*[(0.8, 5, 5), (0.2, 5, 5)] * 10), judged(*[(0.2, 5, 5), (0.8, 5, 5)] * 10)
+    assert length_controlled_jointly({"m": same, "other": other}, seed=1)["m"].difficulty_effect > 0.5
+    assert length_controlled_jointly({"m": opposite, "other": other}, seed=1)["m"].difficulty_effect < -0.5
+    assert length_controlled_jointly({"m": same}, seed=1)["m"].difficulty_effect == 0
 
 
 @pytest.mark.parametrize(
