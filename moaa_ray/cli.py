@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray.commands import data, look, serve, submit
+from moaa_ray.commands import data, evaluate, look, serve, submit
 from moaa_ray.commands import run as whole
 from moaa_ray.commands.log import quiet
 from moaa_ray.commands.run import Overrides, RecipeFile
@@ -145,6 +145,7 @@ def judge(
 
 app.command("check-judge")(data.check_judge)
 app.command()(data.baselines)
+app.command()(evaluate.evaluate)
 app.command()(look.status)
 app.command()(look.judges)
 app.command()(look.pairs)

@@ -38,10 +38,11 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
 
 
 def mixture_models(recipe: Recipe) -> dict[str, Model]:
-    """The models without those that only judge or are only sampled from: they make no rows, and may come and go."""
+    """The models without those that only judge, are sampled from or evaluated: they make no rows and come and go."""
     slots = [*(slot for layer in recipe.mixture.stacked() for slot in layer), recipe.mixture.aggregator]
     judges = recipe.judges.values()
     later = {recipe.sample.model or STUDENT, *(name for judge in judges for name in judge_models(judge))}
+    later |= set(recipe.evaluate.model_names)
     later -= {slot.model for slot in slots}
     return {name: model for name, model in recipe.models.items() if name not in later}
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from moaa_ray.settings.evaluation import EvaluateConfig
 from moaa_ray.settings.filters import FiltersConfig
 from moaa_ray.settings.inference import InferenceConfig
 from moaa_ray.settings.mixture import MixtureConfig
@@ -94,6 +95,7 @@ class Run(Config):
     judge: Annotated[JudgeConfig, Execution] = JudgeConfig()
     dpo: Annotated[DpoConfig, Execution] = DpoConfig()
     serve: Annotated[ServeConfig, Execution] = ServeConfig()
+    evaluate: Annotated[EvaluateConfig, Execution] = EvaluateConfig()
 
     @model_validator(mode="after")
     def _no_training_on_the_test(self) -> Self:

@@ -29,6 +29,8 @@ class Sampling:
     json_schema: str = ""  # JSON text
     regex: str = ""
     choice: tuple[str, ...] = ()
+    logprobs: int = 0
+    """So many of the likeliest first tokens come with the completion, each with its logprob; 0: none, at most 20."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class Completion:
     completion_tokens: int
     flags: tuple[str, ...] = ()  # what was done to the request, e.g. "role_tokens_broken"
     cached_tokens: int = 0  # of prompt_tokens, those that the engine had read before; counted, not kept with the row
+    first_logprobs: tuple[tuple[str, float], ...] = ()
+    """(token, logprob in nats) of what could have come first, likeliest first; empty where it was not asked for, or
+    where the engine cannot say."""
 
 
 @dataclass(frozen=True, kw_only=True)

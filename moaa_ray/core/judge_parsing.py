@@ -45,13 +45,13 @@ def parse_verdict(answer: Answer | None) -> Winner | None:
     A completion that ended at max_tokens counts only where the verdict is its end: otherwise the last one there may be
     one that it was still weighing.
     """
-    match = _last(_VERDICT, answer)
+    match = last_match(_VERDICT, answer)
     return None if match is None else ("first" if match == "A" else "second")
 
 
 def parse_rating(answer: Answer | None) -> int | None:
     """The last rating from [[1]] to [[5]]; None without one."""
-    match = _last(_RATING, answer)
+    match = last_match(_RATING, answer)
     return None if match is None else int(match)
 
 
@@ -66,7 +66,8 @@ def parse_score(answer: Answer | None) -> float | None:
     return score if isfinite(score) else None
 
 
-def _last(pattern: re.Pattern[str], answer: Answer | None) -> str | None:
+def last_match(pattern: re.Pattern[str], answer: Answer | None) -> str | None:
+    """The first group of a pattern's last match in a completion; None without one, also where it was cut off since."""
     if not isinstance(answer, Completion):
         return None
     matches = list(pattern.finditer(answer.text))

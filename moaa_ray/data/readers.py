@@ -1,9 +1,9 @@
 """Reading the records of a source's files, one at a time, in bounded memory.
 
-Formats: JSON Lines, CSV (both also .gz and .zst), Parquet, and what `datasets` writes with
-save_to_disk (read with pyarrow; `datasets` is not needed). A record is a dict, or a BadRecord where a
-single line is broken; a file that is broken as a whole is a DataError. Which files is in
-locations.py, what a record means in conversations.py.
+Formats: JSON Lines, in a .json file also one list, CSV (all also .gz and .zst), Parquet, and what
+`datasets` writes with save_to_disk (read with pyarrow; `datasets` is not needed). A record is a dict,
+or a BadRecord where a single line is broken; a file that is broken as a whole is a DataError. Which
+files is in locations.py, what a record means in conversations.py.
 """
 
 import csv
@@ -26,6 +26,8 @@ from moaa_ray.errors import ConfigError, DataError
 
 MAX_LINE_BYTES = 16 * 2**20
 """A million characters fit, however they are escaped; an endless line does not fill the memory."""
+MAX_LIST_BYTES = 256 * 2**20
+"""Of a JSON list, which is in memory as a whole."""
 _FIRST_BYTES = {b"PAR1": "Parquet", b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 _FIRST_BYTES |= {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -85,7 +87,8 @@ def read_records(files: SourceFiles, *, columns: Sequence[str] | None = None) ->
 
 def _numbered(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:
     if kind == "jsonl":
-        return _json_lines(_lines(raw, name))
+        lines = _lines(raw, name)
+        return _json_records(lines, name) if re.search(r"\.json(\.gz|\.zst)?$", name) else _json_lines(lines)
     if kind == "csv":
         return _csv_rows(_lines(raw, name), name)
     return _columnar(raw, kind, name, columns)
@@ -110,6 +113,29 @@ def _lines(raw: IO[bytes], name: str) -> Iterator[bytes]:
         yield line.removeprefix(_UTF8_MARK) if number == 1 else line
 
 
+def _json_records(lines: Iterator[bytes], name: str) -> Numbered:
+    """What a .json file holds: one list, its entries numbered from 1, or JSON Lines."""
+    start = next(lines, b"")
+    lines = itertools.chain([start], lines)
+    if not start.lstrip().startswith(b"["):
+        return _json_lines(lines)
+    text = bytearray()
+    for line in lines:
+        text += line
+        if len(text) > MAX_LIST_BYTES:
+            raise DataError(f"{name}: a list of more than {MAX_LIST_BYTES} bytes; write it as JSON Lines (.jsonl)")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: begins as a JSON list and is none ({error}); mend it, or name it .jsonl") from error
+    return enumerate(map(_entry, entries), 1)
+
+
+def _entry(value: object) -> Record:
+    kind = type(value).__name__
+    return value if isinstance(value, dict) else BadRecord("not_object", f"{kind} instead of an object")
+
+
 def _json_lines(lines: Iterator[bytes]) -> Numbered:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -121,8 +147,7 @@ def _json_lines(lines: Iterator[bytes]) -> Numbered:
         except (ValueError, RecursionError) as error:
             yield number, BadRecord("not_json", str(error))
         else:
-            kind = type(value).__name__
-            yield number, value if isinstance(value, dict) else BadRecord("not_object", f"{kind} instead of an object")
+            yield number, _entry(value)
 
 
 def _csv_rows(lines: Iterator[bytes], name: str) -> Numbered:

@@ -1,8 +1,9 @@
 """Every Arrow schema that moaa_ray writes, each with a name and a version in its metadata.
 
 A file says which schema it holds under the key b"moaa_ray.schema", as b"<name>/<version>". Columns
-that a reader could misunderstand are never guessed: schema_check.py refuses a file by name. The small
-converters at the end turn the dataclasses of types.py into the plain records of these schemas.
+that a reader could misunderstand are never guessed: schema_check.py refuses a file by name. Those of an
+evaluation stand in evaluation_schemas.py. The small converters at the end turn the dataclasses of
+types.py into the plain records of these schemas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,18 +46,20 @@ ANSWER = pa.struct(
         ("error_reason", pa.string()),  # null: a completion; else a failure
         ("error_detail", pa.string()),
         ("retryable", pa.bool_()),
+        ("first_logprobs", pa.list_(pa.struct([("token", pa.string()), ("logprob", pa.float64())]))),  # null: none
     ]
 )
 
 
-def _schema(name: str, version: int, fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+def schema(name: str, version: int, fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """A schema that says its name and version."""
     return pa.schema(list(fields), metadata={SCHEMA_KEY: f"{name}/{version}".encode()})
 
 
 _HEAD = (("id", pa.string()), ("source", pa.string()))
-PROMPTS = _schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
+PROMPTS = schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
 
-SFT = _schema(
+SFT = schema(
     "sft",
     1,
     [
@@ -77,15 +80,10 @@ CANDIDATE = pa.struct(
     ]
 )
 
-CANDIDATES = _schema(
+CANDIDATES = schema(
     "candidates",
     1,
-    [
-        *_HEAD,
-        ("messages", MESSAGES),
-        ("candidates", pa.list_(CANDIDATE)),
-        ("flags", pa.list_(pa.string())),
-    ],
+    [*_HEAD, ("messages", MESSAGES), ("candidates", pa.list_(CANDIDATE)), ("flags", pa.list_(pa.string()))],
 )
 
 _VERDICT = [
@@ -110,7 +108,7 @@ RATING = pa.struct(
     ]
 )
 
-JUDGMENTS = _schema(
+JUDGMENTS = schema(
     "judgments",
     2,
     [
@@ -127,7 +125,7 @@ JUDGMENTS = _schema(
     ],
 )
 
-PAIRS = _schema(
+PAIRS = schema(
     "pairs",
     1,
     [
@@ -144,7 +142,7 @@ PAIRS = _schema(
     ],
 )
 
-FAILURES = _schema(
+FAILURES = schema(
     "failures",
     1,
     [
@@ -170,12 +168,12 @@ def work_schema(pass_names: Sequence[str]) -> pa.Schema:
         ("later", pa.list_(pa.string())),
         ("proposals", pa.list_(PROPOSAL)),
     ]
-    return _schema("work", 1, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
+    return schema("work", 2, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
 
 
-def schema_name(schema: pa.Schema) -> str:
+def schema_name(declared: pa.Schema) -> str:
     """The "<name>/<version>" that a schema declares; empty when it declares none."""
-    return (schema.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
+    return (declared.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
 
 
 def messages_from(records: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
@@ -188,7 +186,8 @@ def answer_record(answer: Answer) -> Record:
     if isinstance(answer, Failure):
         failed = {"error_reason": answer.reason, "error_detail": answer.detail, "retryable": answer.retryable}
         return {**dict.fromkeys(ANSWER.names), **failed}
-    known = {**vars(answer), "flags": list(answer.flags)}
+    first = [{"token": token, "logprob": logprob} for token, logprob in answer.first_logprobs] or None
+    known = {**vars(answer), "flags": list(answer.flags), "first_logprobs": first}
     return {name: known.get(name) for name in ANSWER.names}
 
 
@@ -204,6 +203,7 @@ def answer_from(record: Record) -> Answer:
         prompt_tokens=record["prompt_tokens"],
         completion_tokens=record["completion_tokens"],
         flags=tuple(record["flags"] or ()),
+        first_logprobs=tuple((one["token"], one["logprob"]) for one in record["first_logprobs"] or ()),
     )
 
 

@@ -65,6 +65,8 @@ def _extensions(sampling: Sampling) -> dict:
         fields["structured_outputs"] = {"regex": sampling.regex}
     elif sampling.choice:
         fields["structured_outputs"] = {"choice": list(sampling.choice)}
+    if sampling.logprobs:
+        fields |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     return fields
 
 
@@ -86,7 +88,17 @@ def completion_of(body: bytes, *, flags: tuple[str, ...]) -> Completion | Reques
         prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
         completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
         flags=flags,
+        first_logprobs=_first_logprobs(choice),
     )
+
+
+def _first_logprobs(choice: dict) -> tuple[tuple[str, float], ...]:
+    """What stands in choices[0].logprobs.content[0].top_logprobs; empty where an endpoint leaves it out."""
+    try:
+        found = [(one["token"], float(one["logprob"])) for one in choice["logprobs"]["content"][0]["top_logprobs"]]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return ()
+    return tuple(pair for pair in found if isinstance(pair[0], str))
 
 
 def refusal_of(status: int, excerpt: str) -> RequestError:

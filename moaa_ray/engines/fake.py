@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from math import log
 
 from moaa_ray.core.templates import fold_system
 from moaa_ray.engines import fake_text
@@ -84,7 +85,11 @@ class FakeEngine:
         fault = await self._struck_by(request, messages) if self._faults else ""
         text, num_tokens, finish_reason = self._draw(request, messages, limit=limit, fault=fault)
         return Completion(
-            text=text, finish_reason=finish_reason, prompt_tokens=prompt_tokens, completion_tokens=num_tokens
+            text=text,
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=num_tokens,
+            first_logprobs=_first_logprobs(text, sampling.logprobs),
         )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -177,6 +182,12 @@ class FakeEngine:
 def _finish(done: "asyncio.Future[None]") -> None:
     if not done.done():
         done.set_result(None)
+
+
+def _first_logprobs(text: str, num: int) -> tuple[tuple[str, float], ...]:
+    """The words of the text in its order, the first with probability 1/2, each next one with half of that."""
+    tokens = list(dict.fromkeys(text.split()))[:num]
+    return tuple((token, -(i + 1) * log(2)) for i, token in enumerate(tokens))
 
 
 def _constrained(digest: bytes, sampling: Sampling) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
@@ -118,7 +119,8 @@ class VllmEngine:
             final = output
         assert final is not None
         done = final.outputs[0]
-        return _completion(prompt, final, text=done.text, num_tokens=len(done.token_ids), flags=flags)
+        completion = _completion(prompt, final, text=done.text, num_tokens=len(done.token_ids), flags=flags)
+        return replace(completion, first_logprobs=_first_logprobs(done.logprobs, request.sampling.logprobs))
 
     async def stream(self, request: Request) -> AsyncIterator[str | Completion]:
         prompt, flags = self._encode(request)
@@ -196,6 +198,7 @@ def _sampling_args(sampling: Sampling, room: int) -> dict:
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repetition_penalty,
         "stop": list(sampling.stop),
+        "logprobs": sampling.logprobs or None,
     }
     if sampling.json_schema or sampling.regex or sampling.choice:
         from vllm.sampling_params import StructuredOutputsParams
@@ -206,6 +209,14 @@ def _sampling_args(sampling: Sampling, room: int) -> dict:
             choice=list(sampling.choice) or None,
         )
     return args
+
+
+def _first_logprobs(positions: Sequence | None, num: int) -> tuple[tuple[str, float], ...]:
+    """The num likeliest tokens of the first position; vLLM adds the drawn one where it is not among them."""
+    if not positions or not num:
+        return ()
+    found = [(each.decoded_token or "", each.logprob) for each in positions[0].values()]
+    return tuple(sorted(found, key=lambda pair: -pair[1])[:num])
 
 
 def _first_lines(error: Exception) -> str:

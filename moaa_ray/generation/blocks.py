@@ -13,7 +13,7 @@ from moaa_ray.types import Row
 
 BLOCK_COLUMN = "block"
 _CHANGED_BY_PASSES = ("status", "reason", "flags")
-_READ_BY_PASSES = ("id", "status", "reason", "flags", "turn", "messages")
+_READ_BY_PASSES = ("id", "source", "status", "reason", "flags", "turn", "messages")
 
 
 def in_flight_schema(pass_names: Sequence[str]) -> pa.Schema:
@@ -39,7 +39,7 @@ def rows_for_passes(block: pa.Table, pass_names: Sequence[str]) -> list[Row]:
     return [
         Row(
             id=columns["id"][i],
-            source="",
+            source=columns["source"][i],
             messages=schemas.messages_from(columns["messages"][i]),
             turn=columns["turn"][i],
             status=columns["status"][i],

@@ -14,6 +14,7 @@ from moaa_ray.run_record import progress_path, read_run
 from moaa_ray.training.metrics import read_metrics
 from moaa_ray.training_stage.progress import progress_line
 
+_STAGES = (*STAGES, "evaluate")
 _QUIET_S = 120.0
 """A driver writes every ten seconds or so; after so much silence it may be dead, or start engines or processes."""
 
@@ -34,7 +35,7 @@ def _of_run(store: Store, now: float, *, title: str) -> str:
     record = read_run(store)
     known: Mapping[str, Any] = record.get("stages", {})
     lines = [f"{record['name']}: {title}"]
-    for stage in STAGES:
+    for stage in _STAGES:
         if stage in known:
             lines.append(f"  {stage:<9} {_of_stage(store, stage, known[stage], now)}")
     if not known:

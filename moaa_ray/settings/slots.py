@@ -11,10 +11,10 @@ STUDENT = "student"
 def name_problems(data: Mapping) -> list[str]:
     """Slots with models that are not defined, and models that no slot uses; bears a recipe wrong elsewhere."""
     models, slots, meant, problems = mapping(data, "models"), list(model_slots(data)), set(), []
-    for path, name in slots:
+    for field, name in slots:
         if name not in models:
             meant.add(nearest(name, models))
-            problems.append(f"{path}.model = {shown(name)}: no such model under `models`; {choices(name, models)}")
+            problems.append(f"{field} = {shown(name)}: no such model under `models`; {choices(name, models)}")
     served = mapping(data, "serve").get("models")
     used = {name for _, name in slots} | {STUDENT}
     used |= {name for name in served if isinstance(name, str)} if isinstance(served, list) else set()
@@ -24,7 +24,7 @@ def name_problems(data: Mapping) -> list[str]:
 
 
 def model_slots(data: Mapping) -> Iterator[tuple[str, str]]:
-    """Path and model of everything in the recipe that names a model."""
+    """Field and model of everything in the recipe that names a model."""
     mixture = mapping(data, "mixture")
     slots = [("mixture.aggregator", mixture.get("aggregator")), *_listed(mixture, "mixture", "layers")]
     slots = [inner for path, slot in slots for inner in (_listed(slot, path, "proposers") or [(path, slot)])]
@@ -37,7 +37,18 @@ def model_slots(data: Mapping) -> Iterator[tuple[str, str]]:
     slots.append(("sample", mapping(data, "sample")))
     for path, slot in slots:
         if isinstance(slot, dict) and isinstance(slot.get("model"), str) and slot["model"]:
-            yield path, slot["model"]
+            yield f"{path}.model", slot["model"]
+    yield from _evaluation_slots(mapping(data, "evaluate"))
+
+
+def _evaluation_slots(section: Mapping) -> Iterator[tuple[str, str]]:
+    """The judge of every benchmark, and the models that are evaluated; one with a slash is of this run."""
+    for benchmark in (name for name in section if name != "models"):
+        if isinstance(judge := mapping(section, benchmark).get("judge"), str):
+            yield f"evaluate.{benchmark}.judge", judge
+    for name, value in mapping(section, "models").items():
+        if isinstance(value, str) and "/" not in value:
+            yield f"evaluate.models.{name}", value
 
 
 def _listed(section: object, path: str, key: str) -> list[tuple[str, object]]:

@@ -66,6 +66,17 @@ def test_every_format_gives_the_same_records(one_file_of_each_format, name):
     assert column_names(find(one_file_of_each_format / name), num_rows=100) == ["id", "prompt"]
 
 
+def test_a_json_file_holds_one_list_or_lines(tmp_path):
+    listed = json.dumps([*ROWS, 3], indent=1).encode()
+    *found, bad = read_records(find(write(tmp_path, "a.json", listed)))
+    assert [(place, record) for place, record in found] == [((0, 1), ROWS[0]), ((0, 2), ROWS[1])]
+    assert bad == ((0, 3), BadRecord("not_object", "int instead of an object"))
+    assert records(write(tmp_path, "a.json.gz", gzip.compress(listed)))[:2] == ROWS
+    assert records(write(tmp_path, "b.json", LINES)) == ROWS
+    with pytest.raises(DataError, match=r"c\.json: begins as a JSON list and is none"):
+        records(write(tmp_path, "c.json", b'[{"id": 1},'))
+
+
 def test_a_file_without_a_known_suffix_is_read_as_the_recipe_says(tmp_path):
     assert records(write(tmp_path, "prompts.txt", LINES), file_format="jsonl") == ROWS
 
@@ -193,7 +204,7 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
         ("a.jsonl", b"PK\x03\x04rest", "not UTF-8 text but zip"),
         ("a.csv", b"PAR1\x00\x00", "not UTF-8 text but Parquet"),
         ("a.jsonl", '{"prompt": "größer"}\n'.encode("latin-1") * 3, "line 1: byte 14 .*not_utf8.*hold no record"),
-        ("a.json", b'[{"prompt": "x"}]', "line 1: list instead of an object"),
+        ("a.jsonl", b'[{"prompt": "x"}]', "line 1: list instead of an object"),
         ("a.jsonl.gz", gzip.compress(NOISE, mtime=0)[:20_000], "cannot|last that can be read"),
         ("a.jsonl.gz", b"no gzip at all", "last that can be read: BadGzipFile"),
         ("a.jsonl.zst", b"no zstd at all", "last that can be read"),

@@ -52,7 +52,7 @@ def prompts_table() -> pa.Table:
         (schemas.PROMPTS, "prompts/1"),
         (schemas.SFT, "sft/1"),
         (schemas.FAILURES, "failures/1"),
-        (schemas.work_schema(PASSES), "work/1"),
+        (schemas.work_schema(PASSES), "work/2"),
     ],
 )
 def test_every_schema_carries_its_name_and_version(schema, name):
@@ -86,6 +86,17 @@ def test_an_answer_without_a_column_is_not_lost_silently():
 def test_a_completion_of_empty_text_stays_a_completion():
     empty = Completion(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=0)
     assert schemas.answer_from(schemas.answer_record(empty)) == empty
+
+
+def test_the_logprobs_of_a_completion_stay_with_it():
+    judged = Completion(
+        text="m",
+        finish_reason="length",
+        prompt_tokens=9,
+        completion_tokens=1,
+        first_logprobs=(("m", -0.1), ("M", -2.4)),
+    )
+    assert schemas.answer_from(schemas.answer_record(judged)) == judged
 
 
 def test_a_failure_with_an_empty_reason_stays_a_failure():

@@ -3,6 +3,8 @@
 import asyncio
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import exp
 
 import pytest
 
@@ -35,6 +37,7 @@ async def check_contract(make_engine: Callable[[], Engine], *, num_requests: int
         await _the_seed_decides(engine)
         await _completions_end_at_max_tokens(engine)
         await _long_prompts_are_refused(engine)
+        await _the_first_tokens_logprobs_come_when_asked_for(engine)
         await _cancelling_one_leaves_the_others(engine)
         _counts_grow(engine)
     finally:
@@ -80,6 +83,17 @@ async def _completions_end_at_max_tokens(engine: Engine) -> None:
     completion = await engine.generate(ask("Go on for long.", max_tokens=2))
     assert completion.finish_reason == "length"
     assert completion.completion_tokens == 2
+
+
+async def _the_first_tokens_logprobs_come_when_asked_for(engine: Engine) -> None:
+    request = ask("Which word comes first?", temperature=0.0)
+    asked = await engine.generate(replace(request, sampling=replace(request.sampling, logprobs=3)))
+    logprobs = [logprob for _, logprob in asked.first_logprobs]
+    assert len(logprobs) == 3
+    assert logprobs == sorted(logprobs, reverse=True)
+    assert sum(map(exp, logprobs)) < 1.0001
+    assert asked.text.startswith(asked.first_logprobs[0][0].strip())
+    assert (await engine.generate(again(request))).first_logprobs == ()
 
 
 async def _long_prompts_are_refused(engine: Engine) -> None:

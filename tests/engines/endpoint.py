@@ -29,6 +29,8 @@ class Endpoint:
     troubles: list[str] = field(default_factory=list)
     reply: Callable[[tuple[Message, ...]], str] | None = None
     """What it says to these messages, instead of the fake engine's text."""
+    first_logprobs: Callable[[tuple[Message, ...]], dict[str, float]] | None = None
+    """Logprob by token of what could have come first in its reply, for requests that ask for it."""
     latency_s: float = 0.0
     window: int = 512
     models: tuple[str, ...] = ("fake",)
@@ -106,12 +108,18 @@ class Endpoint:
                 stop=tuple(body["stop"] or ()),
                 choice=tuple(constraint.get("choice", ())),
                 json_schema=json.dumps(schema) if schema else "",
+                logprobs=body.get("top_logprobs", 0),
             ),
             seed=body["seed"],
         )
         if self.reply is not None:
             usage = {"prompt_tokens": self._fake.count_tokens(asked.messages), "completion_tokens": 1}
-            return _chat_completion(self.reply(asked.messages), finish_reason="stop", usage=usage)
+            first = None
+            if body.get("logprobs") and self.first_logprobs is not None:
+                likely = sorted(self.first_logprobs(asked.messages).items(), key=lambda one: -one[1])
+                first = [{"token": token, "logprob": p} for token, p in likely[: body["top_logprobs"]]]
+            text = self.reply(asked.messages)
+            return _chat_completion(text, finish_reason="stop", usage=usage, first=first)
         if self._fake.count_tokens(asked.messages) + body["max_tokens"] > self.window:
             return _error(400, f"This model's maximum context length is {self.window} tokens")
         try:
@@ -119,7 +127,8 @@ class Endpoint:
         except RequestError as error:
             return _error(400, str(error))
         usage = {"prompt_tokens": completion.prompt_tokens, "completion_tokens": completion.completion_tokens}
-        return _chat_completion(completion.text, finish_reason=completion.finish_reason, usage=usage)
+        first = [{"token": token, "logprob": p} for token, p in completion.first_logprobs]
+        return _chat_completion(completion.text, finish_reason=completion.finish_reason, usage=usage, first=first)
 
     async def _in_pieces(self, request: web.Request, answer: web.Response) -> web.StreamResponse:
         """The same answer as events: a word, the end, the usage; cut off before the end where `is_cut`."""
@@ -176,8 +185,12 @@ class Endpoint:
         return answer
 
 
-def _chat_completion(text: str | None, *, finish_reason: str, usage: dict | None = None) -> web.Response:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+def _chat_completion(
+    text: str | None, *, finish_reason: str, usage: dict | None = None, first: list[dict] | None = None
+) -> web.Response:
+    choice: dict = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+    if first:
+        choice["logprobs"] = {"content": [{**first[0], "top_logprobs": first}]}
     return web.json_response({"choices": [choice], "usage": usage})
 
 

@@ -211,3 +211,13 @@ def test_cancelled_requests_give_their_slots_back():
         return await asyncio.wait_for(engine.generate(ask("x")), 1)
 
     assert asyncio.run(run()).text
+
+
+def test_the_logprobs_of_the_first_token_begin_with_the_first_word_and_halve():
+    request = ask("Hi")
+    asked = _generate(replace(request, sampling=replace(request.sampling, logprobs=3)))
+    tokens = list(dict.fromkeys(asked.text.split()))[:3]
+    assert [token for token, _ in asked.first_logprobs] == tokens
+    assert [logprob for _, logprob in asked.first_logprobs] == pytest.approx([-0.6931, -1.3863, -2.0794], abs=1e-4)
+    assert _generate(request).first_logprobs == ()
+    assert _generate(request).text == asked.text

@@ -389,3 +389,18 @@ def test_the_test_server_is_one_that_a_plain_client_understands():
                 return await answer.json()
 
     assert asyncio.run(run())["choices"][0]["finish_reason"] == "length"
+
+
+def _asked_for_logprobs(endpoint: Endpoint, num: int) -> Completion:
+    request = ask("Which?")
+    (answer,) = _ask(endpoint, replace(request, sampling=replace(request.sampling, logprobs=num)))
+    return answer
+
+
+def test_the_logprobs_of_the_first_token_come_where_they_are_asked_for_and_the_endpoint_has_them():
+    endpoint = Endpoint(reply=lambda messages: "m", first_logprobs=lambda messages: {"M": -1.5, "m": -0.25, "x": -3.0})
+    assert _asked_for_logprobs(endpoint, 2).first_logprobs == (("m", -0.25), ("M", -1.5))
+    assert (endpoint.bodies[-1]["logprobs"], endpoint.bodies[-1]["top_logprobs"]) == (True, 2)
+    assert _asked_for_logprobs(endpoint, 0).first_logprobs == ()
+    assert "logprobs" not in endpoint.bodies[-1]
+    assert _asked_for_logprobs(Endpoint(reply=lambda messages: "m"), 2).first_logprobs == ()

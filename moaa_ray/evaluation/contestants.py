@@ -1,0 +1,116 @@
+"""Who is evaluated: models of the run, of the recipe, or files of answers that are there already."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moaa_ray.data.store import open_store
+from moaa_ray.data.student_files import digest_of_model, student_folder
+from moaa_ray.errors import ConfigError
+from moaa_ray.loading import RUN, LoadedPreference
+from moaa_ray.model_folders import local_problems, resolve_model
+from moaa_ray.recipe import PreferenceRecipe
+from moaa_ray.run_folders import with_run_models
+from moaa_ray.settings.checks import choices, shown
+from moaa_ray.settings.evaluation import StoredAnswers
+from moaa_ray.settings.models import ClassifierModel, Model, RuleModel, VllmModel
+from moaa_ray.settings.slots import STUDENT
+
+BASE = "base"
+_TRAINED = ("sft", "dpo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One line of the table. Either a model of the recipe answers for it, or its answers are stored."""
+
+    name: str
+    engine: str = ""
+    """A name under `models` of the recipe that find_contestants gives back."""
+    stored: StoredAnswers | None = None
+    digest: str = ""
+    """Of the model's files, where they are on this machine or in the run."""
+
+
+def find_contestants(loaded: LoadedPreference) -> tuple[LoadedPreference, list[Contestant]]:
+    """The models to evaluate, in the order of the table, and the recipe with an engine for each of them.
+
+    Raises ConfigError where there is none, and where one cannot answer.
+    """
+    recipe = loaded.recipe
+    models: dict[str, Model] = dict(recipe.models)
+    found: list[Contestant] = []
+    for name, value in recipe.evaluate.models.items():
+        if isinstance(value, str) and value not in models:
+            models[value] = _run_model(recipe, value, field=f"evaluate.models.{name}")
+        found.append(
+            Contestant(name=name, engine=value) if isinstance(value, str) else Contestant(name=name, stored=value)
+        )
+    for name, engine, model in () if found else _defaults(loaded):
+        models[engine] = model
+        found.append(Contestant(name=name, engine=engine))
+    if not found:
+        raise ConfigError(
+            f"evaluate.models: empty, and there is no student in the recipe and no model in {loaded.run_dir}/models; "
+            "train one first, or name the models to evaluate"
+        )
+    loaded = with_run_models(replace(loaded, recipe=recipe.model_copy(update={"models": models})))
+    return loaded, [_checked(loaded, one) for one in found]
+
+
+def check_writes(loaded: LoadedPreference, model: str, *, field: str) -> None:
+    """Raise ConfigError where a model cannot write text, as a judge or a contestant has to."""
+    if isinstance(loaded.recipe.models[model], ClassifierModel | RuleModel):
+        raise ConfigError(
+            f"{field} = {shown(model)}: scores what others wrote and writes nothing itself, so it has no logprobs and "
+            "no verdict to give; take a model with engine vllm or openai"
+        )
+
+
+def _defaults(loaded: LoadedPreference) -> Iterator[tuple[str, str, Model]]:
+    """The student before training, and what training has left; (name, engine, model)."""
+    student = loaded.recipe.student
+    if student is not None:
+        place = {"model": student.model, "revision": student.revision, "chat_template": student.chat_template or None}
+        yield BASE, f"{BASE}/student", _template(loaded.recipe).model_copy(update=place)
+    for name in _TRAINED:
+        if open_store(f"{loaded.run_dir}/models/{name}").exists("config.json"):
+            place = f"{RUN}models/{name}"
+            yield name, place, _run_model(loaded.recipe, place, field=f"evaluate.models.{name}")
+
+
+def _run_model(recipe: PreferenceRecipe, place: str, *, field: str) -> VllmModel:
+    if not place.startswith(RUN):
+        raise ConfigError(
+            f"{field} = {shown(place)}: no such model under `models`, and no {RUN}... of this run; "
+            f"{choices(place, recipe.models)}"
+        )
+    return _template(recipe).model_copy(update={"model": place, "revision": ""})
+
+
+def _template(recipe: PreferenceRecipe) -> VllmModel:
+    """How the student runs, from the model that candidates are sampled with."""
+    model = recipe.models.get(recipe.sample.model or STUDENT)
+    return model if isinstance(model, VllmModel) else VllmModel(engine="vllm", model="")
+
+
+def _checked(loaded: LoadedPreference, one: Contestant) -> Contestant:
+    """The contestant with the digest of its files. Raises ConfigError where they are not there or cannot chat."""
+    if one.stored is not None:
+        return one
+    field = f"evaluate.models.{one.name}"
+    check_writes(loaded, one.engine, field=field)
+    model = loaded.recipe.models[one.engine]
+    if not isinstance(model, VllmModel):
+        return one
+    place = resolve_model(loaded.base_dir, model.model)
+    is_own = place.startswith(f"{loaded.run_dir}/")
+    if is_own and not open_store(place).exists("config.json"):
+        raise ConfigError(f"{field} = {shown(one.engine)}: no model in {place}; train it first, or name another one")
+    folder = student_folder(place) if is_own else place
+    if not os.path.isdir(folder):
+        return one
+    if problems := local_problems(field, Path(folder), has_template=bool(model.chat_template)):
+        raise ConfigError("\n  ".join(["cannot evaluate this model:", *problems]))
+    return replace(one, digest=digest_of_model(folder))

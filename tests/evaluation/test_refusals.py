@@ -1,0 +1,113 @@
+"""What an evaluation refuses before any engine starts, and what the message says."""
+
+from pathlib import Path
+
+import pytest
+
+from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.evaluation.stage import evaluate
+from moaa_ray.fingerprint import rows_fingerprint
+from moaa_ray.loading import load_preference, load_recipe
+from tests.evaluation.files import put_lines, write_benchmarks
+
+RECIPE = """
+name: refused
+run_dir: {folder}/run
+models:
+  m: {{engine: fake, model: new-model}}
+  judge: {{engine: fake}}
+  rule: {{engine: rule, function: longest}}
+judges: {{rule: {{kind: score, model: rule}}}}
+evaluate:
+  models: {{new: m}}
+  alpaca_eval: {{questions: alpaca.json, baseline: alpaca.json, judge: judge}}
+  arena_hard: {{questions: arena.jsonl, baseline: arena_answers.jsonl, judge: judge}}
+  mt_bench: {{questions: mt.jsonl, references: mt_answers.jsonl, judge: judge}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    write_benchmarks(tmp_path)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.alpaca_eval.judge=jugde", r"evaluate.alpaca_eval.judge = 'jugde': no such model .* mean 'judge'"),
+        ("evaluate.models.x=n", "evaluate.models.x = 'n': no such model under `models`"),
+        ("evaluate.models.x=org/name", r"evaluate.models.x = 'org/name': no such model .* and no RUN/"),
+        ("evaluate.models.x=RUN/models/sft", r"RUN/models/sft': no model in .*/run/models/sft; train it first"),
+        ("evaluate.models.x=rule", "evaluate.models.x = 'rule': scores what others wrote and writes nothing itself"),
+        ("evaluate.alpaca_eval.judge=rule", r"evaluate.alpaca_eval.judge = 'rule': .* so it has no logprobs"),
+        ("evaluate.mt_bench.questions=nope.jsonl", "evaluate.mt_bench.questions = 'nope.jsonl': no such file"),
+        ("evaluate.arena_hard.judge_max_tokens=8192", "judge_max_tokens = 8192: not below the context window of judge"),
+        ("evaluate.alpaca_eval.gamed=x.csv", "gamed = 'x.csv' without difficulties"),
+        ("evaluate.alpaca_evil={}", "evaluate.alpaca_evil: unknown key; did you mean 'alpaca_eval'"),
+        (
+            "models.m.model=old-model",
+            "evaluate.models.new: is 'old-model', the baseline of alpaca_eval, which has 50 %",
+        ),
+        ("evaluate.models.old-4=m", "evaluate.models.old-4: is 'old-4', the baseline of arena_hard"),
+    ],
+)
+def test_names_files_and_judges_are_checked_before_anything_starts(recipe, override, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(load_preference(recipe, [override]))
+    assert not (recipe.parent / "run").exists()
+
+
+def test_an_answer_file_that_misses_questions_is_refused(recipe):
+    put_lines(recipe.parent / "mine.jsonl", [{"id": "q0", "output": "x"}])
+    with pytest.raises(DataError, match=r"evaluate.models.x.arena_hard = 'mine.jsonl': lacks the answers to 5 of 6"):
+        evaluate(load_preference(recipe, ["evaluate.models.x={arena_hard: mine.jsonl}"]))
+
+
+def test_stored_answers_that_are_the_baselines_are_refused(recipe):
+    with pytest.raises(ConfigError, match=r"evaluate.models.x: is 'old-model', the baseline"):
+        evaluate(load_preference(recipe, ["evaluate.models.x={alpaca_eval: alpaca.json}"]))
+
+
+def test_references_are_needed_where_the_judge_is_shown_them(recipe):
+    with pytest.raises(
+        DataError, match=r"mt_bench.questions: question '82' has 0 reference .*set evaluate.mt_bench.ref"
+    ):
+        evaluate(load_preference(recipe, ["evaluate.mt_bench.references=null"]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"only": ["arena"]}, "--only arena: there is no such benchmark; did you mean 'arena_hard'"),
+        ({"only": ["alpaca_eval"], "without": True}, "no section evaluate.alpaca_eval; add it"),
+        (
+            {"restart": ["nobody"]},
+            "--restart nobody: no model that is evaluated, and no judge; valid names: new, judge",
+        ),
+    ],
+)
+def test_names_on_the_command_line_are_checked(recipe, asked, message):
+    overrides = ["evaluate.alpaca_eval=null"] if asked.pop("without", False) else []
+    with pytest.raises(ConfigError, match=message):
+        evaluate(load_preference(recipe, overrides), **asked)
+
+
+def test_without_models_a_student_or_a_trained_model_is_needed(recipe):
+    with pytest.raises(
+        ConfigError, match=r"evaluate.models: empty, and there is no student .* no model in .*run/models"
+    ):
+        evaluate(load_preference(recipe, ["evaluate.models={}", "sample.model=m"]))
+
+
+def test_models_that_are_only_evaluated_or_judge_there_make_no_rows(recipe):
+    more = (
+        "prompts: {sources: [{path: p.jsonl}]}\n"
+        "mixture: {layers: [{proposers: [{model: a}]}], aggregator: {model: a}}\n"
+    )
+    text = recipe.read_text().replace("models:\n", "models:\n  a: {engine: fake}\n", 1) + more
+    recipe.write_text(text)
+    fields = rows_fingerprint(load_recipe(recipe).recipe, {})
+    assert {name.split(".")[1] for name in fields if name.startswith("models.")} == {"a"}
