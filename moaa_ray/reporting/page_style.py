@@ -1,4 +1,4 @@
-"""The style sheet and the one script of the page of pairs; nothing in them comes from a run."""
+"""The style sheet of every page, and what a browser may run and load there; nothing in it comes from a run."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -68,20 +68,13 @@ th { font-weight: 600; background: var(--card); } td.name, th.name { text-align:
 @media print { .card { break-inside: avoid-page; } button { display: none; } }
 """
 
-SCRIPT = """
-document.getElementById("all").addEventListener("click", function () {
-  var open = this.getAttribute("aria-pressed") !== "true";
-  document.querySelectorAll("#prompts details").forEach(function (one) { one.open = open; });
-  this.setAttribute("aria-pressed", String(open));
-});
-"""
-
 
 def _source(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-POLICY = f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(SCRIPT)}; base-uri 'none'; " + (
-    "form-action 'none'"
-)
-"""What a browser may run and load here: this style and this script by their hashes, and nothing else from anywhere."""
+def policy(script: str) -> str:
+    """What a browser may run and load on a page: the style and this script, by their hashes, and nothing else."""
+    return f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(script)}; base-uri 'none'; " + (
+        "form-action 'none'"
+    )

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 
 from moaa_ray.errors import ConfigError, DataError
-from moaa_ray.reporting.page_style import POLICY, SCRIPT, STYLE
-from moaa_ray.reporting.pairs_page import MOST_CHARS, text_parts, write_pairs_page
+from moaa_ray.reporting.page import MOST_CHARS, text_parts
+from moaa_ray.reporting.page_style import STYLE, policy
+from moaa_ray.reporting.pairs_page import SCRIPT, write_pairs_page
 from moaa_ray.reporting.visible import visible
 from tests.reporting.html_check import Parsed
 from tests.reporting.runs import RECIPE, failure, judged, judgment, lower_wins, noisy, user, write_run
@@ -77,10 +78,10 @@ def test_hostile_text_is_shown_as_it_is_with_what_hides_spelt_out(hostile):
 
 def test_the_page_lets_a_browser_load_nothing_and_run_its_own_script_alone(hostile):
     metas = [found for tag, found in Parsed(hostile).elements if tag == "meta"]
-    policy = next(found["content"] for found in metas if found.get("http-equiv") == "Content-Security-Policy")
-    assert policy == POLICY
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
+    told = next(found["content"] for found in metas if found.get("http-equiv") == "Content-Security-Policy")
+    assert told == policy(SCRIPT)
+    assert told.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in told
     assert f"<style>{STYLE}</style>" in hostile
     assert f"<script>{SCRIPT}</script>" in hostile
     assert "http://" not in hostile.replace("http://evil.example", "")
