@@ -135,6 +135,7 @@ def judge(
 app.command("check-judge")(data.check_judge)
 app.command()(data.baselines)
 app.command()(look.status)
+app.command()(look.report)
 app.command()(look.judges)
 app.command()(look.pairs)
 app.command()(look.trace)

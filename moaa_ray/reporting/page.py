@@ -4,6 +4,8 @@ Whatever models or users wrote is data: it is escaped and made visible where a t
 policy lets a browser load and run nothing but what is in it.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -15,6 +17,8 @@ from moaa_ray.reporting.visible import visible
 MOST_CHARS = 20_000
 """Of one text on a page; longer ones end there, and the page says so."""
 _MOST_LINES = 16
+_NUMBER = re.compile(r"[-+\d.,%:/ \[\]]*(n/a|[hms\d]+| min| USD)?")
+"""Also with an interval, a unit or a clock's time."""
 
 _MACROS = """\
 {% macro body(text, start=700) %}
@@ -25,12 +29,23 @@ _MACROS = """\
 {% if num_cut %}<p class="soft">Cut here: {{ num_cut | num }} more characters are in the run's data.</p>{% endif %}
 </details>{% endif %}
 {% endmacro %}
-{% macro grid(title, rows) %}
+{% macro grid(title, rows, has_caption=false) %}
 <div class="scroll" tabindex="0" role="region" aria-label="{{ title }}"><table>
-<thead><tr>{% for name in rows[0] %}<th class="{{ "name" if loop.first else "" }}" scope="col">{{ name }}</th>\
+{% if has_caption %}<caption>{{ title }}</caption>{% endif %}
+{% set words = rows | columns_of_words %}
+<thead><tr>{% for name in rows[0] %}<th class="{{ "name" if loop.index0 in words }}" scope="col">{{ name }}</th>\
 {% endfor %}</tr></thead><tbody>{% for row in rows[1:] %}
 <tr>{% for value in row %}{% if loop.first %}<th class="name" scope="row">{{ value }}</th>{% else %}\
-<td>{{ value }}</td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>
+<td class="{{ "name" if loop.index0 in words }}">{{ value }}</td>{% endif %}{% endfor %}</tr>{% endfor %}
+</tbody></table></div>
+{% endmacro %}
+{% macro tiles(facts) %}
+<dl class="facts">{% for fact in facts %}<div><dt>{{ fact.name }}</dt>
+<dd>{{ fact.value }}<small>{{ fact.about }}</small></dd></div>{% endfor %}</dl>
+{% endmacro %}
+{% macro drawn(pictures) %}
+<div class="pictures">{% for title, picture in pictures %}
+<figure><figcaption>{{ title }}</figcaption>{{ picture }}</figure>{% endfor %}</div>
 {% endmacro %}
 {% macro document(title) %}
 <!doctype html>
@@ -67,11 +82,17 @@ def text_parts(text: str, start: int) -> tuple[str, str, int]:
     return text[:cut], text[cut:].lstrip("\n"), num_cut
 
 
+def columns_of_words(rows: Sequence[Sequence[str]]) -> set[int]:
+    """The first column, and those with a cell that is no number; rows begin with one of titles."""
+    return {i for i, _ in enumerate(rows[0]) if not i or any(not _NUMBER.fullmatch(row[i]) for row in rows[1:])}
+
+
 def _environment() -> Environment:
     def finalize(value: Any) -> Any:
         return value if isinstance(value, Markup) else visible(str(value))
 
     environment = Environment(autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["parts"] = text_parts
+    environment.filters["columns_of_words"] = columns_of_words
     environment.filters["num"] = "{:,}".format
     return environment

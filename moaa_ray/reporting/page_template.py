@@ -57,10 +57,7 @@ TEMPLATE = """\
 {% if not is_in_use %} &middot; not the judge in use{% endif %}</p></header>
 <main><section aria-labelledby="did"><h2 id="did">What the judge did</h2>
 <p>{{ headline }}</p>
-<dl class="facts">{% for fact in facts %}<div><dt>{{ fact.name }}</dt>
-<dd>{{ fact.value }}<small>{{ fact.about }}</small></dd></div>{% endfor %}</dl>
-<div class="pictures">{% for title, picture in pictures %}
-<figure><figcaption>{{ title }}</figcaption>{{ picture }}</figure>{% endfor %}</div>
+{{ tiles(facts) }}{{ drawn(pictures) }}
 <div class="tables">{% for title, rows in tables %}<div><h3>{{ title }}</h3>{{ grid(title, rows) }}</div>{% endfor %}
 </div></section>
 <section id="prompts" aria-labelledby="shown"><h2 id="shown">{{ cards | length | num }} of {{ num_all | num }} prompts\

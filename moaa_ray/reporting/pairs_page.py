@@ -62,7 +62,7 @@ def render_page(files: JudgeFiles, *, run_name: str, num_rows: int) -> tuple[str
         headline=page_numbers.headline(stage),
         facts=page_numbers.facts(stage),
         tables=page_numbers.tables(stage),
-        pictures=_pictures(page_numbers.main_stats(stage), pairs),
+        pictures=judge_pictures(page_numbers.main_stats(stage), pairs),
         cards=cards,
         num_all=len(pairs) + len(others),
         shown=about + f"of {len(others):,} prompts without a pair, some for every reason.",
@@ -81,7 +81,8 @@ def _outcome(each: Meeting) -> str:
     return "a verdict is missing" if each.result is None else told[each.result]
 
 
-def _pictures(stats: Mapping[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
+def judge_pictures(stats: Mapping[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
+    """Pictures of a judge's pairs and habits, with their titles; those for which there is something to draw."""
     lengths = [(pair.chosen_chars, pair.rejected_chars) for pair in spread(pairs, _MOST_DOTS)]
     dots = f" ({len(lengths)} of the pairs)" if len(lengths) < len(pairs) else ""
     drawn = [

@@ -1,0 +1,142 @@
+"""The pipeline's timeline: a lane for every pool and every training stage, all on one axis of time.
+
+Long times in which nothing of the run was at work, as between two starts, are cut out of the axis.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup
+
+from moaa_ray.generation.progress import duration
+from moaa_ray.generation.timeline import Moment
+from moaa_ray.reporting import pictures
+from moaa_ray.reporting.report_stages import Span, StageFacts, merged, worked_s
+
+_COLUMNS = 240
+_GAP = 0.012
+"""Width of a cut, in parts of the time shown."""
+_LONG_GAP = 0.1
+"""A time without work that is longer than this part of all work is cut out."""
+_TICKS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """One pool, or the steps of a training stage."""
+
+    name: str
+    told: str
+    picture: Markup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of time in which a pool did one thing."""
+
+    span: Span
+    state: str
+    """starting or up."""
+    busy: float
+    """Part of its engines' time with at least one request, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """The time that is shown."""
+
+    shown: Sequence[Span]
+
+    @property
+    def _gap_s(self) -> float:
+        return _GAP * worked_s(self.shown)
+
+    @property
+    def _total_s(self) -> float:
+        return max(1e-9, worked_s(self.shown) + self._gap_s * (len(self.shown) - 1))
+
+    def at(self, time: float) -> float:
+        """Where a time stands, from 0 to 1."""
+        passed = sum(max(0.0, min(time, end) - begin) for begin, end in self.shown)
+        cuts = sum(time >= begin for begin, _ in self.shown[1:])
+        return (passed + cuts * self._gap_s) / self._total_s
+
+    def time(self, place: float) -> float:
+        """The time that stands at a place; within a cut, the one behind it."""
+        left = place * self._total_s
+        for begin, end in self.shown:
+            if left <= end - begin:
+                return begin + max(0.0, left)
+            left -= end - begin + self._gap_s
+        return self.shown[-1][1]
+
+    def cuts(self) -> list[float]:
+        """The places of the cuts' middles."""
+        return [self.at(begin) - self._gap_s / self._total_s / 2 for begin, _ in self.shown[1:]]
+
+    def ticks(self) -> list[str]:
+        """What stands below the axis, evenly from its beginning to its end."""
+        return [duration(self.time(i / (_TICKS - 1)) - self.shown[0][0]) for i in range(_TICKS)]
+
+
+def axis_of(stages: Sequence[StageFacts]) -> Axis | None:
+    """The time in which the stages worked; None where none has."""
+    spans = [span for one in stages for span in one.spans]
+    if not spans:
+        return None
+    return Axis(shown=merged(spans, gap_s=_LONG_GAP * worked_s(spans)))
+
+
+def lanes_of(stage: StageFacts, axis: Axis) -> list[Lane]:
+    """The lanes of one stage, in the order of its line."""
+    names = dict.fromkeys(name for phase in stage.phases for moment in phase for name in moment["pools"])
+    lanes = [_lane(name, _pool_pieces(stage.phases, name), _pool_told(stage.phases, name), axis) for name in names]
+    if stage.steps:
+        tokens, seconds = (sum(step[key] for step in stage.steps) for key in ("tokens", "seconds"))
+        told = f"{len(stage.steps):,} steps, {tokens / max(1e-9, seconds):,.0f} tokens/s"
+        lanes.append(_lane("steps", _step_pieces(stage.steps), told, axis))
+    return lanes
+
+
+def _lane(name: str, pieces: Iterable[Piece], told: str, axis: Axis) -> Lane:
+    columns = [[0.0, 0.0, 0.0] for _ in range(_COLUMNS)]  # starting, up, busy: parts of the column
+    for piece in pieces:
+        begin, end = (axis.at(time) * _COLUMNS for time in piece.span)
+        for i in range(int(begin), min(_COLUMNS, int(end) + 1)):
+            part = max(0.0, min(end, i + 1) - max(begin, i))
+            columns[i][0 if piece.state == "starting" else 1] += part
+            columns[i][2] += part * piece.busy
+    return Lane(name=name, told=told, picture=pictures.lane(columns, axis.cuts(), f"{name}: {told}"))
+
+
+def _pool_pieces(phases: Sequence[Sequence[Moment]], name: str) -> Iterator[Piece]:
+    for phase in phases:
+        busy = 0.0
+        for before, after in pairwise(phase):
+            if name not in before["pools"] or name not in after["pools"]:
+                continue
+            one, other = before["pools"][name], after["pools"][name]
+            up_s = other["up_s"] - one["up_s"]
+            if up_s > 0:
+                busy = min(1.0, max(0.0, (other["busy_s"] - one["busy_s"]) / up_s))
+            is_up = up_s > 0 or (other["up"] and one["up"])
+            if is_up or other["workers"]:
+                span = (before["at"], after["at"])
+                yield Piece(span=span, state="up" if is_up else "starting", busy=busy if is_up else 0.0)
+
+
+def _pool_told(phases: Sequence[Sequence[Moment]], name: str) -> str:
+    last = [phase[-1]["pools"][name] for phase in phases if phase and name in phase[-1]["pools"]]
+    rows, tokens, busy_s, up_s = (
+        sum(counters[key] for counters in last) for key in ("rows", "completion_tokens", "busy_s", "up_s")
+    )
+    busy = f"busy {busy_s / up_s:.0%} of the {duration(up_s)} that it was up" if up_s else "never up"
+    speed = f", {tokens / busy_s:,.0f} tokens/s" if tokens and busy_s else ""
+    return f"{rows:,} rows{speed}, {busy}"
+
+
+def _step_pieces(steps: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
+    for step in steps:
+        yield Piece(span=(step["time"] - step["seconds"], step["time"]), state="up", busy=1.0)

@@ -1,0 +1,139 @@
+"""What report.html says of a run directory's judges: their habits with intervals, and how far they agree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
+
+from moaa_ray.core.agreement import Scores, agreement
+from moaa_ray.core.ranking import Verdict, candidate_scores, pair_results
+from moaa_ray.core.seeds import seed_for
+from moaa_ray.data.publish import read_batches
+from moaa_ray.data.schemas import Record
+from moaa_ray.data.store import Store
+from moaa_ray.reporting import page_numbers, pictures
+from moaa_ray.reporting.choosing import pair_facts
+from moaa_ray.reporting.comparisons import judge_name
+from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
+from moaa_ray.reporting.judges import share_text
+from moaa_ray.reporting.lookup import is_published
+from moaa_ray.reporting.pairs_page import PAGE, judge_pictures
+
+Judged = Mapping[str, Scores]
+"""By prompt, the candidates' scores."""
+_MOST_PROMPTS = 2000
+"""So many prompts tell how far two judges agree to about two points, in a second or two."""
+_BATCH_ROWS = 1024
+_SEED = 0
+_BIASES = ("first_rate", "disagreement_rate", "cycle_rate", "parse_failure_rate")
+_NAMES = ("said A", "orders disagree", "cycles", "no verdict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeView:
+    """One judge."""
+
+    name: str
+    is_in_use: bool
+    page: str
+    """Where its page of pairs is, relative to the run directory; empty: nobody has made it."""
+    headline: str
+    facts: Sequence[page_numbers.Fact]
+    tables: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    pictures: Sequence[tuple[str, Markup]]
+
+
+def judge_views(store: Store) -> list[JudgeView]:
+    """The judges of a run directory that have judged to the end."""
+    return [_view(store, files) for files in _finished(store)]
+
+
+def agreement_rows(store: Store) -> list[Sequence[str]]:
+    """A matrix of the judges and the members of juries, in % with 95 % intervals, below a row of names; [] below two.
+
+    Of the comparisons of two candidates that both decide, those decided alike: below the diagonal. Above it the
+    prompts where both have the same best candidate.
+    """
+    judged = {name: scores for files in _finished(store) for name, scores in _judged(files).items()}
+    names = list(judged)
+    if len(names) < 2:
+        return []
+    cells = {}
+    for one, other in combinations(names, 2):
+        shared = [key for key in judged[one] if key in judged[other]]
+        found = agreement([judged[one][key] for key in shared], [judged[other][key] for key in shared], seed=_SEED)
+        cells[other, one], cells[one, other] = share_text(found.order), share_text(found.best)
+    return [["", *names], *([row, *(cells.get((row, column), "-") for column in names)] for row in names)]
+
+
+def _finished(store: Store) -> list[JudgeFiles]:
+    known = [judge_files(store, name) for name in judges_of(store)]
+    return [files for files in known if is_published(files.pairs, "pairs")]
+
+
+def _view(store: Store, files: JudgeFiles) -> JudgeView:
+    stage = files.facts()
+    margins = pair_facts(files)
+    drawn = judge_pictures(page_numbers.main_stats(stage), margins)
+    if biases := _bias_rows(stage["judge_stats"]):
+        drawn.append(("Position and form, with 95 % intervals; without a position bias A has 50 %", biases))
+    page = f"{files.pairs.uri}/{PAGE}".removeprefix(f"{store.uri}/") if files.pairs.exists(PAGE) else ""
+    return JudgeView(
+        name=files.name,
+        is_in_use=files.is_in_use,
+        page=page,
+        headline=page_numbers.headline(stage),
+        facts=page_numbers.facts(stage),
+        tables=page_numbers.tables({**stage, "usage": []}),  # what it has cost stands among all pools
+        pictures=drawn,
+    )
+
+
+def _bias_rows(members: Mapping[str, Mapping[str, Any]]) -> Markup:
+    rows = [
+        (f"{judge_name(member)} {name}" if len(members) > 1 else name, rate["value"], rate["low"], rate["high"])
+        for member, stats in members.items()
+        for name, rate in ((name, stats[field]) for name, field in zip(_NAMES, _BIASES, strict=True))
+        if rate["value"] is not None and rate["low"] is not None
+    ]
+    return pictures.intervals(rows, mark=0.5)
+
+
+def _judged(files: JudgeFiles) -> dict[str, Judged]:
+    """The scores of a judge on some prompts, and those of its members where several give verdicts."""
+    fields = [f"judgments.list.element.{name}" for name in ("first", "second", "judge", "verdict")]
+    columns = ["id", "scores", "candidates.list.element.completion", *fields]
+    wanted = _some_ids(files.own)
+    whole: dict[str, Scores] = {}
+    members: dict[str, dict[str, Scores]] = {}
+    for table in read_batches(files.own, "judgments", _BATCH_ROWS, columns):
+        is_wanted = pc.call_function("is_in", [table.column("id")], pc.SetLookupOptions(value_set=wanted))
+        for record in table.filter(is_wanted).to_pylist():
+            texts = [one["completion"] for one in record["candidates"]]
+            key = f"{record['id']} {hash(tuple(texts))}"  # scores of other candidates say nothing about these
+            whole[key] = record["scores"]
+            for name, scores in _by_member(record, len(texts)).items():
+                members.setdefault(f"{files.name}: {name}", {})[key] = scores
+    return {files.name: whole, **(members if len(members) > 1 else {})}
+
+
+def _some_ids(store: Store) -> pa.Array:
+    """The prompts that are compared: the same for all judges of the same prompts."""
+    tables = read_batches(store, "judgments", _BATCH_ROWS, ["id"])
+    ids = [row_id for table in tables for row_id in table.column("id").to_pylist()]
+    ids = ids if len(ids) <= _MOST_PROMPTS else Random(seed_for(_SEED, "agreement")).sample(sorted(ids), _MOST_PROMPTS)
+    return pa.array(ids, pa.string())
+
+
+def _by_member(record: Record, num: int) -> dict[str, Scores]:
+    """By model that gives verdicts, scores of its own; of an order that was asked twice the later verdict counts."""
+    verdicts: dict[str, dict[tuple[int, int], Verdict]] = {}
+    for one in record["judgments"]:
+        verdict = Verdict(first=one["first"], second=one["second"], winner=one["verdict"] or None)
+        verdicts.setdefault(judge_name(one["judge"]), {})[verdict.first, verdict.second] = verdict
+    return {name: candidate_scores(num, pair_results(given.values())) for name, given in verdicts.items()}
