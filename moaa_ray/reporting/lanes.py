@@ -3,10 +3,9 @@
 Long times in which nothing of the run was at work, as between two starts, are cut out of the axis.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from markupsafe import Markup
 
@@ -21,6 +20,8 @@ _GAP = 0.012
 _LONG_GAP = 0.1
 """A time without work that is longer than this part of all work is cut out."""
 _TICKS = 5
+_BETWEEN_STEPS_S = 1.0
+"""Steps that follow each other so soon are drawn as one piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,33 +49,29 @@ class Axis:
     """The time that is shown."""
 
     shown: Sequence[Span]
-
-    @property
-    def _gap_s(self) -> float:
-        return _GAP * worked_s(self.shown)
-
-    @property
-    def _total_s(self) -> float:
-        return max(1e-9, worked_s(self.shown) + self._gap_s * (len(self.shown) - 1))
+    gap_s: float
+    """What the width of a cut stands for."""
+    total_s: float
+    """All that is shown, cuts included."""
 
     def at(self, time: float) -> float:
         """Where a time stands, from 0 to 1."""
         passed = sum(max(0.0, min(time, end) - begin) for begin, end in self.shown)
         cuts = sum(time >= begin for begin, _ in self.shown[1:])
-        return (passed + cuts * self._gap_s) / self._total_s
+        return (passed + cuts * self.gap_s) / self.total_s
 
     def time(self, place: float) -> float:
         """The time that stands at a place; within a cut, the one behind it."""
-        left = place * self._total_s
+        left = place * self.total_s
         for begin, end in self.shown:
             if left <= end - begin:
                 return begin + max(0.0, left)
-            left -= end - begin + self._gap_s
+            left -= end - begin + self.gap_s
         return self.shown[-1][1]
 
     def cuts(self) -> list[float]:
         """The places of the cuts' middles."""
-        return [self.at(begin) - self._gap_s / self._total_s / 2 for begin, _ in self.shown[1:]]
+        return [self.at(begin) - self.gap_s / self.total_s / 2 for begin, _ in self.shown[1:]]
 
     def ticks(self) -> list[str]:
         """What stands below the axis, evenly from its beginning to its end."""
@@ -86,7 +83,10 @@ def axis_of(stages: Sequence[StageFacts]) -> Axis | None:
     spans = [span for one in stages for span in one.spans]
     if not spans:
         return None
-    return Axis(shown=merged(spans, gap_s=_LONG_GAP * worked_s(spans)))
+    shown = merged(spans, gap_s=_LONG_GAP * worked_s(spans))
+    shown_s = worked_s(shown)
+    gap_s = _GAP * shown_s
+    return Axis(shown=shown, gap_s=gap_s, total_s=max(1e-9, shown_s + gap_s * (len(shown) - 1)))
 
 
 def lanes_of(stage: StageFacts, axis: Axis) -> list[Lane]:
@@ -96,7 +96,7 @@ def lanes_of(stage: StageFacts, axis: Axis) -> list[Lane]:
     if stage.steps:
         tokens, seconds = (sum(step[key] for step in stage.steps) for key in ("tokens", "seconds"))
         told = f"{len(stage.steps):,} steps, {tokens / max(1e-9, seconds):,.0f} tokens/s"
-        lanes.append(_lane("steps", _step_pieces(stage.steps), told, axis))
+        lanes.append(_lane("steps", _step_pieces(stage), told, axis))
     return lanes
 
 
@@ -137,6 +137,6 @@ def _pool_told(phases: Sequence[Sequence[Moment]], name: str) -> str:
     return f"{rows:,} rows{speed}, {busy}"
 
 
-def _step_pieces(steps: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
-    for step in steps:
-        yield Piece(span=(step["time"] - step["seconds"], step["time"]), state="up", busy=1.0)
+def _step_pieces(stage: StageFacts) -> Iterator[Piece]:
+    for span in merged(stage.spans, gap_s=_BETWEEN_STEPS_S):
+        yield Piece(span=span, state="up", busy=1.0)

@@ -78,7 +78,8 @@ svg.stretched { max-width: none; height: 1.5rem; }
 .idle { fill: var(--winback); } .starting { fill: var(--loss); } .cut { stroke: var(--ink); stroke-dasharray: 3 3;
   vector-effect: non-scaling-stroke; }
 .whisker { stroke: var(--win); stroke-width: 2; } .value { fill: var(--win); }
-.line0, .line1 { fill: none; stroke: var(--win); stroke-width: 1.5; } .line1 { stroke: var(--loss); stroke-dasharray: 5 3; }
+.line0, .line1 { fill: none; stroke: var(--win); stroke-width: 1.5; }
+.line1 { stroke: var(--loss); stroke-dasharray: 5 3; }
 .point0 { fill: var(--win); } .point1 { fill: var(--loss); }
 .lengths .wide { min-width: 12rem; padding: 0; vertical-align: bottom; } .lengths .stretched { height: 2rem; }
 input { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import mean
+from statistics import fmean
 from typing import TypeVar
 
 from markupsafe import Markup, escape
@@ -185,7 +185,7 @@ def _thinned(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most so many points as the picture can show: means of as many neighbours each."""
     size = math.ceil(len(line) / _MOST_POINTS)
     groups = [line[i : i + size] for i in range(0, len(line), size or 1)]
-    return [(mean(x for x, _ in group), mean(y for _, y in group)) for group in groups]
+    return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
 def _bars(values: Sequence[float]) -> tuple[list[tuple[float, int]], float]:

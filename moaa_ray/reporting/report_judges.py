@@ -26,8 +26,8 @@ from moaa_ray.reporting.pairs_page import PAGE, judge_pictures
 
 Judged = Mapping[str, Scores]
 """By prompt, the candidates' scores."""
-_MOST_PROMPTS = 2000
-"""So many prompts tell how far two judges agree to about two points, in a second or two."""
+_MOST_PROMPTS, _NUM_RESAMPLES = 1000, 200
+"""So many prompts tell how far two judges agree to a point or two, in half a second."""
 _BATCH_ROWS = 1024
 _SEED = 0
 _BIASES = ("first_rate", "disagreement_rate", "cycle_rate", "parse_failure_rate")
@@ -66,7 +66,8 @@ def agreement_rows(store: Store) -> list[Sequence[str]]:
     cells = {}
     for one, other in combinations(names, 2):
         shared = [key for key in judged[one] if key in judged[other]]
-        found = agreement([judged[one][key] for key in shared], [judged[other][key] for key in shared], seed=_SEED)
+        sides = [[judged[name][key] for key in shared] for name in (one, other)]
+        found = agreement(*sides, seed=_SEED, num_resamples=_NUM_RESAMPLES)
         cells[other, one], cells[one, other] = share_text(found.order), share_text(found.best)
     return [["", *names], *([row, *(cells.get((row, column), "-") for column in names)] for row in names)]
 
@@ -119,7 +120,7 @@ def _judged(files: JudgeFiles) -> dict[str, Judged]:
             whole[key] = record["scores"]
             for name, scores in _by_member(record, len(texts)).items():
                 members.setdefault(f"{files.name}: {name}", {})[key] = scores
-    return {files.name: whole, **(members if len(members) > 1 else {})}
+    return {files.name: whole, **members}
 
 
 def _some_ids(store: Store) -> pa.Array:
@@ -131,9 +132,11 @@ def _some_ids(store: Store) -> pa.Array:
 
 
 def _by_member(record: Record, num: int) -> dict[str, Scores]:
-    """By model that gives verdicts, scores of its own; of an order that was asked twice the later verdict counts."""
+    """By model that gives verdicts, scores of its own, where several do; an order asked twice counts as it was last."""
     verdicts: dict[str, dict[tuple[int, int], Verdict]] = {}
     for one in record["judgments"]:
         verdict = Verdict(first=one["first"], second=one["second"], winner=one["verdict"] or None)
         verdicts.setdefault(judge_name(one["judge"]), {})[verdict.first, verdict.second] = verdict
+    if len(verdicts) < 2:
+        return {}
     return {name: candidate_scores(num, pair_results(given.values())) for name, given in verdicts.items()}
