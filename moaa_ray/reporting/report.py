@@ -13,6 +13,7 @@ from moaa_ray.reporting.page import render
 from moaa_ray.reporting.report_judges import agreement_rows, judge_views
 from moaa_ray.reporting.report_lengths import TITLES, length_rows, lengths_of
 from moaa_ray.reporting.report_rows import row_cards
+from moaa_ray.reporting.report_scores import scores_view
 from moaa_ray.reporting.report_stages import Place, StageFacts, clock, places_of, stage_rows, stages_of
 from moaa_ray.reporting.report_template import SCRIPT, TEMPLATE
 from moaa_ray.run_record import versions
@@ -102,7 +103,7 @@ def _data(places: Sequence[Place]) -> dict[str, Any]:
         "length_titles": TITLES,
         "judges": judges,
         "agreement": [one for one in agreement if one[1]],
-        "evaluation": "",
+        "evaluation": scores_view(places[0].store),
     }
 
 

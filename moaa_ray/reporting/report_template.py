@@ -48,8 +48,8 @@ engines' time. Pale: up, with nothing to do. A low orange band: starting, or wai
 <section id="failures" aria-labelledby="failures-h"><h2 id="failures-h">Failures</h2>
 {% if failures | length > 1 %}{{ grid("Prompts that are not in the data, by reason", failures, true) }}
 {% else %}<p>No prompt has failed or was dropped, as far as stages have ended.</p>{% endif %}
-{% if request_failures | length > 1 %}{{ grid("Requests that failed, by reason; most were asked again, or done without",
-request_failures, true) }}{% endif %}</section>
+{% if request_failures | length > 1 %}{{ grid("Requests that failed, by reason", request_failures, true) }}\
+{% endif %}</section>
 {% if lengths %}<section id="lengths" aria-labelledby="lengths-h"><h2 id="lengths-h">Lengths in characters</h2>
 {% for title, rows, axis in lengths %}
 <div class="scroll" tabindex="0" role="region" aria-label="Lengths {{ title }}"><table class="lengths">
@@ -71,7 +71,9 @@ request_failures, true) }}{% endif %}</section>
 (a coin: 50). Above it: of the prompts where each has one best candidate, those where it is the same. In brackets 95 % \
 intervals over prompts.</p>{% endfor %}</section>{% endif %}
 {% if evaluation %}<section id="scores" aria-labelledby="scores-h"><h2 id="scores-h">Evaluation</h2>
-{{ evaluation }}</section>{% endif %}
+
+{% for name, rows in evaluation.tables %}{{ grid(name, rows, true) }}{% endfor %}{{ drawn(evaluation.pictures) }}
+<ul>{% for note in evaluation.notes %}<li>{{ note }}</li>{% endfor %}</ul></section>{% endif %}
 {% if training %}<section id="training" aria-labelledby="training-h"><h2 id="training-h">Training</h2>
 {% for title, told, shown in training %}<h3>{{ title }}</h3><p>{{ told }}</p>{{ drawn(shown) }}{% endfor %}
 </section>{% endif %}

@@ -129,9 +129,9 @@ def test_a_whole_run_is_told_part_by_part(whole):
         "l0.a 15 rows, 20 tokens/s, busy 75% of the 20s that it was up",
         "aggregate 8 rows, 20 tokens/s, busy 80% of the 10s that it was up",
         "steps 10 steps, 50 tokens/s",
-        "aggregate: timeout", "judge: missing_verdicts", "min_margin", "identical_candidates",
+        "aggregate: timeout", "judge: missing_verdicts", "min_margin",
         "proposals of a", "syntheses", "chosen", "rejected",
-        "30 prompts went to the judge", "Position and form, with 95 % intervals",
+        "31 prompts went to the judge; 30 were judged", "Position and form, with 95 % intervals",
         "Loss, and validation loss (dashed)", "Accuracy, and how often the longer wins (dashed)",
         "Search these rows",
     ):  # fmt: skip
@@ -214,6 +214,38 @@ def test_two_judges_of_the_same_candidates_have_a_matrix(tmp_path):
     said = " ".join(" ".join(Parsed(render_report(store.uri, num_rows=5, now=NOW)).words).split())
     assert "one - 0.0 [0.0, 0.0] two 0.0 [0.0, 0.0] -" in said
     assert "one, in use" in said
+
+
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict:
+    return {"value": value, "low": low, "high": high, "count": 10}
+
+
+def test_an_evaluation_is_shown_with_intervals_and_counts(tmp_path):
+    store = begin_run(tmp_path)
+    assert "Evaluation" not in render_report(store.uri, num_rows=5, now=NOW)
+    scores = {
+        "alpaca_eval": {"win_rate": estimate(57.25, 55.0, 59.5), "num_valid": 804, "num_total": 805},
+        "length_controlled": None,
+        "mt_bench": {"overall": estimate(8.582, 8.1, 9.0), "num_valid": 160, "num_total": 160},
+    }
+    judge = {"name": "big", "model": "big", "revision": ""}
+    about = {"num_questions": 805, "baseline": "gpt-4", "judge": judge, "prompt_version": "alpaca_eval/1"}
+    facts = {
+        "models": {"dpo": scores, "base": {"alpaca_eval": {**scores["alpaca_eval"], "win_rate": estimate(None)}}},
+        "benchmarks": {"alpaca_eval": about},
+        "notes": ["<i>short</i>"],
+        "problems": ["base, alpaca_eval"],
+    }
+    store.put("evaluation/summary.json", json.dumps(facts).encode())
+    html = render_report(store.uri, num_rows=5, now=NOW)
+    said = " ".join(" ".join(Parsed(html).words).split())
+    assert Parsed(html).problems == []
+    assert "dpo 57.2 [55.0, 59.5] 8.58 [8.10, 9.00] base - -" in said
+    assert "dpo 804/805 base 804/805" in said
+    assert "dpo 57.2% between 55.0% and 59.5%" in html
+    assert "alpaca_eval: 805 questions, against gpt-4, judge big, prompt alpaca_eval/1" in said
+    assert "<i>short</i>" in said
+    assert "no score: base, alpaca_eval" in said
 
 
 def test_lengths_are_counted_in_characters(tmp_path):
