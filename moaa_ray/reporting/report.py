@@ -61,7 +61,7 @@ def render_report(run: str, *, num_rows: int, now: float) -> str:
 
 
 def _ran(places: Sequence[Place], stages: Sequence[StageFacts]) -> dict[str, Any]:
-    costs = [cost for one in stages for cost in costs_in(one.facts or {"usage": one.usage}, title=one.title)]
+    costs = [cost for one in stages for cost in costs_in({**one.facts, "usage": one.usage}, title=one.title)]
     record = places[0].record
     return {
         "headline": sections.headline(stages),
