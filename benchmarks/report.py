@@ -51,8 +51,7 @@ def lists(type_: pa.DataType, rows: int, **fields) -> pa.Array:
     arrays = []
     for field in type_.value_type:
         values = fields.get(field.name)
-        column = values if isinstance(values, pa.Array) else pa.repeat(pa.scalar(values, field.type), num)
-        arrays.append(column.cast(field.type))
+        arrays.append(values.cast(field.type) if isinstance(values, pa.Array) else pa.array([values] * num, field.type))
     structs = pa.StructArray.from_arrays(arrays, fields=list(type_.value_type))
     offsets = pa.array(range(0, num + 1, num // rows), pa.int32())
     return pa.ListArray.from_arrays(offsets, structs).cast(type_)

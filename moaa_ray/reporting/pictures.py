@@ -138,13 +138,15 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], *, mark: float) -
         return Markup("")
     height = _ROW * len(rows) + 26
     inner = _WIDTH - 2 * _RIGHT
-    parts = [_line(_RIGHT + inner * mark, 4, _RIGHT + inner * mark, height - 20, "half")]
+    parts: list[str] = []
     for i, (name, value, low, high) in enumerate(rows):
         y = _ROW * i + 26
         parts.append(_label(_RIGHT, y - 9, f"{name}: {value:.1%} [{low:.1%}, {high:.1%}]", "start"))
+        parts.append(_line(_RIGHT + inner * mark, y - 6, _RIGHT + inner * mark, y + 6, "half"))
         parts.append(_line(_RIGHT + inner * low, y, _RIGHT + inner * high, y, "whisker"))
         parts.append(f'<circle class="value" cx="{_RIGHT + inner * value:.1f}" cy="{y:.1f}" r="4"/>')
-    parts += [_label(_RIGHT + inner * at, height - 4, f"{at:.0%}", "middle") for at in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    for at, anchor in ((0.0, "start"), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")):
+        parts.append(_label(_RIGHT + inner * at, height - 4, f"{at:.0%}", anchor))
     told = "; ".join(f"{name} {value:.1%} between {low:.1%} and {high:.1%}" for name, value, low, high in rows)
     return _svg(height, told, parts)
 

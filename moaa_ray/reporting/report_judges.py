@@ -22,7 +22,7 @@ from moaa_ray.reporting.comparisons import judge_name
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
 from moaa_ray.reporting.judges import share_text
 from moaa_ray.reporting.lookup import is_published
-from moaa_ray.reporting.pairs_page import PAGE, judge_pictures
+from moaa_ray.reporting.pairs_page import judge_pictures
 
 Judged = Mapping[str, Scores]
 """By prompt, the candidates' scores."""
@@ -40,8 +40,6 @@ class JudgeView:
 
     name: str
     is_in_use: bool
-    page: str
-    """Where its page of pairs is, relative to the run directory; empty: nobody has made it."""
     headline: str
     facts: Sequence[page_numbers.Fact]
     tables: Sequence[tuple[str, Sequence[Sequence[str]]]]
@@ -50,7 +48,7 @@ class JudgeView:
 
 def judge_views(store: Store) -> list[JudgeView]:
     """The judges of a run directory that have judged to the end."""
-    return [_view(store, files) for files in _finished(store)]
+    return [_view(files) for files in _finished(store)]
 
 
 def agreement_rows(store: Store) -> list[Sequence[str]]:
@@ -77,17 +75,15 @@ def _finished(store: Store) -> list[JudgeFiles]:
     return [files for files in known if is_published(files.pairs, "pairs")]
 
 
-def _view(store: Store, files: JudgeFiles) -> JudgeView:
+def _view(files: JudgeFiles) -> JudgeView:
     stage = files.facts()
     margins = pair_facts(files)
     drawn = judge_pictures(page_numbers.main_stats(stage), margins)
-    if biases := _bias_rows(stage["judge_stats"]):
+    if biases := _bias_picture(stage["judge_stats"]):
         drawn.append(("Position and form, with 95 % intervals; without a position bias A has 50 %", biases))
-    page = f"{files.pairs.uri}/{PAGE}".removeprefix(f"{store.uri}/") if files.pairs.exists(PAGE) else ""
     return JudgeView(
         name=files.name,
         is_in_use=files.is_in_use,
-        page=page,
         headline=page_numbers.headline(stage),
         facts=page_numbers.facts(stage),
         tables=page_numbers.tables({**stage, "usage": []}),  # what it has cost stands among all pools
@@ -95,11 +91,11 @@ def _view(store: Store, files: JudgeFiles) -> JudgeView:
     )
 
 
-def _bias_rows(members: Mapping[str, Mapping[str, Any]]) -> Markup:
+def _bias_picture(members: Mapping[str, Mapping[str, Any]]) -> Markup:
     rows = [
-        (f"{judge_name(member)} {name}" if len(members) > 1 else name, rate["value"], rate["low"], rate["high"])
-        for member, stats in members.items()
-        for name, rate in ((name, stats[field]) for name, field in zip(_NAMES, _BIASES, strict=True))
+        (f"{name}, {judge_name(member)}" if len(members) > 1 else name, rate["value"], rate["low"], rate["high"])
+        for name, field in zip(_NAMES, _BIASES, strict=True)
+        for member, rate in ((member, stats[field]) for member, stats in members.items())
         if rate["value"] is not None and rate["low"] is not None
     ]
     return pictures.intervals(rows, mark=0.5)

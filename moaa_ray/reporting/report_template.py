@@ -61,8 +61,8 @@ engines' time. Pale: up, with nothing to do. A low orange band: starting, or wai
 </tbody></table></div>{% endfor %}</section>{% endif %}
 {% if judges or agreement %}<section id="judges" aria-labelledby="judges-h"><h2 id="judges-h">Judges</h2>
 {% for title, judge in judges %}<h3>{{ title }}</h3>
-<p>{{ judge.headline }}{% if judge.page %} Every verdict on some prompts: \
-<a href="{{ judge.page }}">{{ judge.page }}</a>.{% endif %}</p>
+<p>{{ judge.headline }} A page with every verdict on some prompts is made by: moaa pairs RUN --judge {{ judge.name }}\
+</p>
 {{ tiles(judge.facts) }}{{ drawn(judge.pictures) }}<div class="tables">\
 {% for name, rows in judge.tables %}{{ grid(name, rows, true) }}{% endfor %}</div>{% endfor %}
 {% for title, rows in agreement %}
