@@ -20,6 +20,8 @@ _GAP = 0.012
 _LONG_GAP = 0.1
 """A time without work that is longer than this part of all work is cut out."""
 _TICKS = 5
+_SILENT_S = 3.0
+"""Engines tell their counters every second."""
 _BETWEEN_STEPS_S = 1.0
 """Steps that follow each other so soon are drawn as one piece."""
 
@@ -113,18 +115,24 @@ def _lane(name: str, pieces: Iterable[Piece], told: str, axis: Axis) -> Lane:
 
 def _pool_pieces(phases: Sequence[Sequence[Moment]], name: str) -> Iterator[Piece]:
     for phase in phases:
-        busy = 0.0
-        for before, after in pairwise(phase):
-            if name not in before["pools"] or name not in after["pools"]:
-                continue
+        for before, after in pairwise(_with_news(phase, name)):
             one, other = before["pools"][name], after["pools"][name]
-            up_s = other["up_s"] - one["up_s"]
+            up_s, span = other["up_s"] - one["up_s"], (before["at"], after["at"])
             if up_s > 0:
-                busy = min(1.0, max(0.0, (other["busy_s"] - one["busy_s"]) / up_s))
-            is_up = up_s > 0 or (other["up"] and one["up"])
-            if is_up or other["workers"]:
-                span = (before["at"], after["at"])
-                yield Piece(span=span, state="up" if is_up else "starting", busy=busy if is_up else 0.0)
+                busy = (other["busy_s"] - one["busy_s"]) / up_s
+                yield Piece(span=span, state="up", busy=min(1.0, max(0.0, busy)))
+            elif one["starting"] or other["starting"] or (other["workers"] and not other["up"]):
+                yield Piece(span=span, state="starting", busy=0.0)
+
+
+def _with_news(phase: Sequence[Moment], name: str) -> list[Moment]:
+    """The moments at which a pool has told anything; one that is silent for longer is gone, and told so by a moment."""
+    kept: list[Moment] = []
+    for moment in phase:
+        is_new = not kept or moment["pools"][name]["up_s"] != kept[-1]["pools"][name]["up_s"]
+        if is_new or moment["at"] - kept[-1]["at"] > _SILENT_S:
+            kept.append(moment)
+    return kept
 
 
 def _pool_told(phases: Sequence[Sequence[Moment]], name: str) -> str:

@@ -152,7 +152,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], *, mark: float) -
 
 
 def curves(lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Markup:
-    """Named lines over the same steps; the first is drawn bold, one of few points with its points."""
+    """Named lines over the same steps, the second one dashed; one of few points is drawn with its points."""
     points = [point for _, line in lines for point in line if math.isfinite(point[1])]
     if not points:
         return Markup("")

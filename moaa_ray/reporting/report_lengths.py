@@ -16,7 +16,7 @@ from moaa_ray.reporting.lookup import is_published
 _BATCH_ROWS = 4096
 _BINS_A_POWER = 8
 _ITEM = "list.element"
-TITLES = ("", "texts", "5 %", "median", "95 %", "longest", "cut off", "")
+TITLES = ("kind of text", "texts", "5 %", "median", "95 %", "longest", "cut off", "histogram")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthRow:
-    """A kind of text for the table: cells as in TITLES, the last one a picture."""
+    """A kind of text for the table: cells as in TITLES, but for the last, which is the picture."""
 
     cells: Sequence[str]
     picture: Markup

@@ -48,7 +48,6 @@ class StageFacts:
 
     stage: str
     title: str
-    place: Place
     is_done: bool
     at: float
     """When it was last begun or ended; unix time."""
@@ -138,7 +137,6 @@ def _stage(place: Place, stage: str) -> StageFacts:
     return StageFacts(
         stage=stage,
         title=f"{stage} ({title})" if title else stage,
-        place=place,
         is_done=is_done,
         at=at,
         told=what_came(state) if is_done else word[1] if word else "has begun",

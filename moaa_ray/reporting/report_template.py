@@ -55,7 +55,7 @@ engines' time. Pale: up, with nothing to do. A low orange band: starting, or wai
 <div class="scroll" tabindex="0" role="region" aria-label="Lengths {{ title }}"><table class="lengths">
 <caption>{{ title or "All texts" }}; histograms {{ axis }}; cut off: ended at the longest allowed</caption>
 <thead><tr>{% for name in length_titles %}<th class="{{ "name" if loop.first or loop.last }}" scope="col">\
-{{ "histogram" if loop.last else name or "kind of text" }}</th>{% endfor %}</tr></thead><tbody>
+{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in rows %}<tr>{% for cell in row.cells %}{% if loop.first %}<th class="name" scope="row">{{ cell }}</th>\
 {% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}<td class="wide">{{ row.picture }}</td></tr>{% endfor %}
 </tbody></table></div>{% endfor %}</section>{% endif %}
