@@ -10,8 +10,9 @@ from tests.reporting.runs import moments, steps
 
 
 def stage(*, phases=(), lines=()) -> StageFacts:
-    return StageFacts(stage="generate", title="generate", is_done=True, at=0.0, told="", facts={}, usage=(), phases=phases,
-                      steps=lines)  # fmt: skip
+    return StageFacts(
+        stage="generate", title="generate", is_done=True, at=0.0, told="", facts={}, usage=(), phases=phases, steps=lines
+    )  # fmt: skip
 
 
 def rects(lane, kind: str) -> list[tuple[float, float, float]]:
