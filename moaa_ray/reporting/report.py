@@ -91,11 +91,15 @@ def _timeline(stages: Sequence[StageFacts]) -> dict[str, Any]:
 
 def _data(places: Sequence[Place]) -> dict[str, Any]:
     own = _own(places)
-    lengths = [(place.title, *length_rows(lengths_of(place.store))) for place in own]
+    views = {place.path: judge_views(place.store) for place in own}
+    lengths = []
+    for place in own:
+        of_pairs = [one for view in views[place.path] if view.is_in_use for one in view.lengths]
+        lengths.append((place.title, *length_rows([*lengths_of(place.store), *of_pairs])))
     judges = [
-        (", ".join(filter(None, [f"{view.name}{', in use' * view.is_in_use}", place.title])), view)
+        (_titled(f"{view.name}{', in use' * view.is_in_use}", place), view)
         for place in own
-        for view in judge_views(place.store)
+        for view in views[place.path]
     ]
     agreement = [(_titled("How far the judges agree", place), agreement_rows(place.store)) for place in own]
     return {

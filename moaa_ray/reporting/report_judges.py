@@ -6,8 +6,7 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 from markupsafe import Markup
 
 from moaa_ray.core.agreement import Scores, agreement
@@ -21,13 +20,15 @@ from moaa_ray.reporting.choosing import pair_facts
 from moaa_ray.reporting.comparisons import judge_name
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
 from moaa_ray.reporting.judges import share_text
-from moaa_ray.reporting.lookup import is_published
+from moaa_ray.reporting.lookup import find_rows, is_published
 from moaa_ray.reporting.pairs_page import judge_pictures
+from moaa_ray.reporting.report_lengths import Lengths
 
 Judged = Mapping[str, Scores]
 """By prompt, the candidates' scores."""
-_MOST_PROMPTS, _NUM_RESAMPLES = 1000, 200
-"""So many prompts tell how far two judges agree to a point or two, in half a second."""
+_STRETCHES, _STRETCH_ROWS = 25, 40
+"""Of many prompts so many stretches are compared; they tell how far two judges agree to a point or two."""
+_NUM_RESAMPLES = 200
 _BATCH_ROWS = 1024
 _SEED = 0
 _BIASES = ("first_rate", "disagreement_rate", "cycle_rate", "parse_failure_rate")
@@ -44,6 +45,8 @@ class JudgeView:
     facts: Sequence[page_numbers.Fact]
     tables: Sequence[tuple[str, Sequence[Sequence[str]]]]
     pictures: Sequence[tuple[str, Markup]]
+    lengths: Sequence[Lengths]
+    """Of the chosen and the rejected."""
 
 
 def judge_views(store: Store) -> list[JudgeView]:
@@ -77,8 +80,9 @@ def _finished(store: Store) -> list[JudgeFiles]:
 
 def _view(files: JudgeFiles) -> JudgeView:
     stage = files.facts()
-    margins = pair_facts(files)
-    drawn = judge_pictures(page_numbers.main_stats(stage), margins)
+    pairs = pair_facts(files)
+    drawn = judge_pictures(page_numbers.main_stats(stage), pairs)
+    sides = {"chosen": [pair.chosen_chars for pair in pairs], "rejected": [pair.rejected_chars for pair in pairs]}
     if biases := _bias_picture(stage["judge_stats"]):
         drawn.append(("Position and form, with 95 % intervals; without a position bias A has 50 %", biases))
     return JudgeView(
@@ -88,6 +92,7 @@ def _view(files: JudgeFiles) -> JudgeView:
         facts=page_numbers.facts(stage),
         tables=page_numbers.tables({**stage, "usage": []}),  # what it has cost stands among all pools
         pictures=drawn,
+        lengths=[Lengths(kind=side, chars=np.array(chars), cut_off=None) for side, chars in sides.items() if chars],
     )
 
 
@@ -105,26 +110,25 @@ def _judged(files: JudgeFiles) -> dict[str, Judged]:
     """The scores of a judge on some prompts, and those of its members where several give verdicts."""
     fields = [f"judgments.list.element.{name}" for name in ("first", "second", "judge", "verdict")]
     columns = ["id", "scores", "candidates.list.element.completion", *fields]
-    wanted = _some_ids(files.own)
     whole: dict[str, Scores] = {}
     members: dict[str, dict[str, Scores]] = {}
-    for table in read_batches(files.own, "judgments", _BATCH_ROWS, columns):
-        is_wanted = pc.call_function("is_in", [table.column("id")], pc.SetLookupOptions(value_set=wanted))
-        for record in table.filter(is_wanted).to_pylist():
-            texts = [one["completion"] for one in record["candidates"]]
-            key = f"{record['id']} {hash(tuple(texts))}"  # scores of other candidates say nothing about these
-            whole[key] = record["scores"]
-            for name, scores in _by_member(record, len(texts)).items():
-                members.setdefault(f"{files.name}: {name}", {})[key] = scores
+    for found in find_rows(files.own, "judgments", _some_ids(files.own), columns):
+        texts = [one["completion"] for one in found.record["candidates"]]
+        key = f"{found.record['id']} {hash(tuple(texts))}"  # scores of other candidates say nothing about these
+        whole[key] = found.record["scores"]
+        for name, scores in _by_member(found.record, len(texts)).items():
+            members.setdefault(f"{files.name}: {name}", {})[key] = scores
     return {files.name: whole, **members}
 
 
-def _some_ids(store: Store) -> pa.Array:
-    """The prompts that are compared: the same for all judges of the same prompts."""
+def _some_ids(store: Store) -> list[str]:
+    """The prompts that are compared, the same for all judges of the same prompts; in stretches, to read little."""
     tables = read_batches(store, "judgments", _BATCH_ROWS, ["id"])
     ids = [row_id for table in tables for row_id in table.column("id").to_pylist()]
-    ids = ids if len(ids) <= _MOST_PROMPTS else Random(seed_for(_SEED, "agreement")).sample(sorted(ids), _MOST_PROMPTS)
-    return pa.array(ids, pa.string())
+    if len(ids) <= _STRETCHES * _STRETCH_ROWS:
+        return ids
+    begins = Random(seed_for(_SEED, "agreement")).sample(range(len(ids) - _STRETCH_ROWS), _STRETCHES)
+    return list({row_id: None for begin in sorted(begins) for row_id in ids[begin : begin + _STRETCH_ROWS]})
 
 
 def _by_member(record: Record, num: int) -> dict[str, Scores]:

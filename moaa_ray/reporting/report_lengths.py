@@ -39,7 +39,7 @@ class LengthRow:
 
 
 def lengths_of(store: Store) -> list[Lengths]:
-    """All kinds of texts in a run directory's published folders."""
+    """All kinds of texts in a run directory's sft/ and candidates/."""
     found: dict[str, list[tuple[np.ndarray, int | None]]] = {}
     for kind, chars, num_cut in _texts(store):
         found.setdefault(kind, []).append((chars, num_cut))
@@ -86,9 +86,6 @@ def _texts(store: Store) -> Iterator[tuple[str, np.ndarray, int | None]]:
         candidates = table.column("candidates")
         is_good = _is_empty(_field(candidates, "error"))
         yield "candidates", *_counted(candidates, is_good)
-    for table in _batches(store, "pairs", ["chosen", "rejected"], ("content",), ("content",)):
-        for side in ("chosen", "rejected"):
-            yield side, _chars(_field(table.column(side), "content")), None
 
 
 _PROPOSED = ("proposer", "completion", "finish_reason", "error")

@@ -11,7 +11,8 @@ from tests.reporting.runs import moments, steps
 
 def stage(*, phases=(), lines=()) -> StageFacts:
     return StageFacts(
-        stage="generate", title="generate", is_done=True, at=0.0, told="", facts={}, usage=(), phases=phases, steps=lines
+        stage="generate", title="generate", is_done=True, at=0.0, told="", facts={}, usage=(), phases=phases,
+        steps=lines,
     )  # fmt: skip
 
 
