@@ -1,6 +1,6 @@
 """How long the texts of a run are, by kind: one pass over the published columns that hold them, and no others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from moaa_ray.reporting.lookup import is_published
 
 _BATCH_ROWS = 4096
 _BINS_A_POWER = 8
-_ITEM = "list.element"
 TITLES = ("kind of text", "texts", "5 %", "median", "95 %", "longest", "cut off", "histogram")
 
 
@@ -75,55 +74,45 @@ def _row(one: Lengths, edges: np.ndarray) -> LengthRow:
 
 def _texts(store: Store) -> Iterator[tuple[str, np.ndarray, int | None]]:
     """(kind, lengths, how many of them were cut off) of every batch."""
-    for table in _batches(store, "sft", ["messages", "proposals"], ("role", "content"), _PROPOSED):
-        messages = table.column("messages")
-        is_ours = pc.call_function("equal", [_field(messages, "role"), pa.scalar("assistant")])
-        chars = _chars(_field(messages, "content"))
-        yield "prompts: users' and system messages", chars[~_numpy(is_ours)], None
-        yield "syntheses", chars[_numpy(is_ours)], None
-        yield from _proposals(table.column("proposals"))
-    for table in _batches(store, "candidates", ["candidates"], ("completion", "finish_reason", "error")):
-        candidates = table.column("candidates")
-        is_good = _is_empty(_field(candidates, "error"))
-        yield "candidates", *_counted(candidates, is_good)
+    written = ("completion", "finish_reason", "error")
+    for table in _batches(store, "sft", messages=("role", "content"), proposals=("proposer", *written)):
+        messages, proposals = _fields(table.column("messages")), _fields(table.column("proposals"))
+        is_ours, chars = _is(messages["role"], "assistant"), _chars(messages["content"])
+        yield "prompts: users' and system messages", chars[~is_ours], None
+        yield "syntheses", chars[is_ours], None
+        chars, is_cut, is_good = _written(proposals)
+        for name in sorted(pc.call_function("unique", [proposals["proposer"]]).to_pylist()):
+            wanted = _is(proposals["proposer"], name) & is_good
+            yield f"proposals of {name}", chars[wanted], int((is_cut & wanted).sum())
+    for table in _batches(store, "candidates", candidates=written):
+        chars, is_cut, is_good = _written(_fields(table.column("candidates")))
+        yield "candidates", chars[is_good], int((is_cut & is_good).sum())
 
 
-_PROPOSED = ("proposer", "completion", "finish_reason", "error")
+def _written(fields: Mapping[str, pa.ChunkedArray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of completions: their lengths, whether they were cut off, and whether they are any."""
+    return _chars(fields["completion"]), _is(fields["finish_reason"], "length"), _chars(fields["error"]) == 0
 
 
-def _proposals(column: pa.ChunkedArray) -> Iterator[tuple[str, np.ndarray, int]]:
-    names = _field(column, "proposer")
-    is_good = _is_empty(_field(column, "error"))
-    for name in sorted(pc.call_function("unique", [names]).to_pylist()):
-        is_its = _numpy(pc.call_function("equal", [names, pa.scalar(name)]))
-        yield f"proposals of {name}", *_counted(column, is_its & is_good)
-
-
-def _counted(column: pa.ChunkedArray, wanted: np.ndarray) -> tuple[np.ndarray, int]:
-    is_cut = _numpy(pc.call_function("equal", [_field(column, "finish_reason"), pa.scalar("length")]))
-    return _chars(_field(column, "completion"))[wanted], int((is_cut & wanted).sum())
-
-
-def _batches(store: Store, folder: str, columns: Sequence[str], *fields: Sequence[str]) -> Iterator[pa.Table]:
-    """Batches of a published folder with some fields of some columns of structs; none where it is not published."""
+def _batches(store: Store, folder: str, **fields: Sequence[str]) -> Iterator[pa.Table]:
+    """Batches of a published folder with these fields of its columns of structs; none where it is not published."""
     if is_published(store, folder):
-        paths = [f"{column}.{_ITEM}.{field}" for column, of in zip(columns, fields, strict=True) for field in of]
+        paths = [f"{column}.list.element.{name}" for column, names in fields.items() for name in names]
         yield from read_batches(store, folder, _BATCH_ROWS, paths)
 
 
-def _field(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """A field of all structs in a column of lists, one after the other."""
+def _fields(column: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    """The fields of all structs in a column of lists, one struct after the other."""
     flat = pc.call_function("list_flatten", [column])
-    place = flat.type.get_field_index(name)
-    return pc.call_function("struct_field", [flat], pc.StructFieldOptions(indices=[place]))
+    return {flat.type.field(i).name: flat_field for i, flat_field in enumerate(flat.flatten())}
 
 
 def _chars(texts: pa.ChunkedArray) -> np.ndarray:
     return _numpy(pc.call_function("utf8_length", [texts]))
 
 
-def _is_empty(texts: pa.ChunkedArray) -> np.ndarray:
-    return _chars(texts) == 0
+def _is(texts: pa.ChunkedArray, text: str) -> np.ndarray:
+    return _numpy(pc.call_function("equal", [texts, pa.scalar(text)]))
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
