@@ -1,4 +1,4 @@
-"""The commands that only look at a run: `moaa status`, `moaa judges`, `moaa pairs` and `moaa trace`."""
+"""The commands that only look at a run: `moaa status`, `report`, `judges`, `pairs` and `trace`."""
 
 from typing import Annotated
 
@@ -12,6 +12,17 @@ def status(run: RunDir) -> None:
     from moaa_ray.reporting.status import run_status
 
     typer.echo(run_status(run))
+
+
+def report(
+    run: RunDir,
+    rows: Annotated[int, typer.Option(help="So many sample rows.", min=0, max=2000)] = 40,
+    out: Annotated[str, typer.Option(help="Write this file instead, a path or a URI.")] = "",
+) -> None:
+    """Make a page of a run, finished or not: RUN/report.html, one file that any browser shows without a network."""
+    from moaa_ray.reporting.report import write_report
+
+    typer.echo(write_report(run, num_rows=rows, out=out))
 
 
 def pairs(

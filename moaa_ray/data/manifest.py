@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -84,11 +84,16 @@ def read_manifest(store: Store, folder: str) -> Manifest:
         raise DataError(f"{store.uri}/{folder} is not published; run the stage that makes it to its end") from None
 
 
-def read_batches(store: Store, folder: str, batch_rows: int) -> Iterator[pa.Table]:
-    """The published rows in their order, as tables of at most batch_rows rows."""
+def read_batches(
+    store: Store, folder: str, batch_rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The published rows in their order, as tables of at most batch_rows rows.
+
+    columns: read only these; a part of a nested one is written as Parquet does, candidates.list.element.completion.
+    """
     for shard in read_manifest(store, folder).shards:
         with store.open(f"{folder}/{shard.name}") as file, pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_rows):
+            for batch in parquet.iter_batches(batch_rows, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 

@@ -20,6 +20,7 @@ from moaa_ray.generation.placing import line_pools, ray_cluster
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
 from moaa_ray.generation.summary import Planned, PoolSummary, pool_summary
+from moaa_ray.generation.timeline import Timeline
 from moaa_ray.generation.todo import Prompts, Step
 from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
@@ -147,6 +148,11 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
     settings, before = run.plan.settings, list(run.pools)
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     part = f"e{run.epoch.number:06d}-{run.num_phases_begun:03d}"
+    timeline = Timeline(run.store, run.work.stage, part)
+
+    def show(snapshot: Snapshot) -> None:
+        progress.show(snapshot)
+        timeline.note(snapshot)
 
     def record(snapshot: Snapshot) -> None:
         run.pools = [*before, *_pool_summaries(run, line, snapshot)]
@@ -158,13 +164,14 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
         run.rows_done += run_watched(
             line,
             coordinator,
-            progress,
+            show=show,
             check_owner=lambda: commit.check_owner(run.store, run.epoch),
             record=record,
         )
     snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
     run.rows_redone += sum(pool.rows_redone for pool in snapshot.pools)
     record(snapshot)
+    timeline.note(snapshot, is_last=True)
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
     if progress.worked:

@@ -11,7 +11,6 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from moaa_ray.errors import StageError, ours_within
 from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, run_line
-from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import log_folder
 
 _POLL_S = 0.5
@@ -56,20 +55,20 @@ class _Consumer(threading.Thread):
 def run_watched(
     line: Line,
     coordinator,
-    progress: Progress,
     *,
+    show: Callable[[Snapshot], None],
     check_owner: Callable[[], None],
     record: Callable[[Snapshot], None],
 ) -> int:
     """Run a phase to its end; returns the rows committed.
 
-    check_owner raises FencedError when another driver has taken the run over; it is called now and then, and so is
-    record, with how things stand.
+    show is told all the time how things stand. check_owner raises FencedError when another driver has taken the run
+    over; it is called now and then, and so is record, with how things stand.
     Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks.
     """
     consumer = _Consumer(line, coordinator)
     try:
-        _watch(consumer, line, coordinator, progress, check_owner=check_owner, record=record)
+        _watch(consumer, line, coordinator, show=show, check_owner=check_owner, record=record)
     finally:
         consumer.stop()
     if consumer.error is not None:
@@ -85,8 +84,8 @@ def _watch(
     consumer: _Consumer,
     line: Line,
     coordinator,
-    progress: Progress,
     *,
+    show: Callable[[Snapshot], None],
     check_owner: Callable[[], None],
     record: Callable[[Snapshot], None],
 ) -> None:
@@ -106,7 +105,7 @@ def _watch(
             continue
         if is_due:
             record(snapshot)
-        progress.show(snapshot)
+        show(snapshot)
         is_placed = is_placed or not _waiting(line, snapshot)
         if not is_placed and time.monotonic() - began > limit_s:
             raise StageError(_who_waits(line, snapshot, limit_s))

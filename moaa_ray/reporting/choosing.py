@@ -41,8 +41,8 @@ class NoPair:
 def pair_facts(files: JudgeFiles) -> list[PairFacts]:
     """All pairs of a judge, in their order."""
     found: list[PairFacts] = []
-    for table in read_batches(files.pairs, "pairs", _BATCH_ROWS):
-        names = ("id", "margin", "chosen_index", "rejected_index")
+    names = ("id", "margin", "chosen_index", "rejected_index")
+    for table in read_batches(files.pairs, "pairs", _BATCH_ROWS, [*names, "chosen", "rejected"]):
         columns = [table.column(name).to_pylist() for name in names]
         lengths = [_chars(table.column(name)) for name in ("chosen", "rejected")]
         found += [

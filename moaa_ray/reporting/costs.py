@@ -26,7 +26,11 @@ def costs_of(run_dir: str, stage: str, *, title: str) -> list[Cost]:
     store = open_store(run_dir)
     if not store.exists("summary.json"):
         return []
-    facts: Mapping[str, Any] = json.loads(store.read("summary.json")).get(stage, {})
+    return costs_in(json.loads(store.read("summary.json")).get(stage, {}), title=title)
+
+
+def costs_in(facts: Mapping[str, Any], *, title: str) -> list[Cost]:
+    """The slots of a stage, by its facts as in summary.json."""
     if "num_steps" in facts:
         return [
             Cost(
@@ -53,12 +57,16 @@ def costs_of(run_dir: str, stage: str, *, title: str) -> list[Cost]:
     ]
 
 
-def render_costs(costs: Sequence[Cost]) -> str:
-    """A table with a line of sums; the column of money only where a price is known."""
+def cost_rows(costs: Sequence[Cost]) -> list[tuple[str, ...]]:
+    """A row of titles, one for every slot and one of sums; the column of money only where a price is known."""
     has_price = any(cost.cost_usd is not None for cost in costs)
-    rows = [("stage", "slot", "calls", "tokens in", "tokens out", "GPU-h", *["USD"] * has_price)]
-    rows += [_row(cost, has_price=has_price) for cost in costs]
-    rows.append(_row(_total(costs), has_price=has_price))
+    titles = ("stage", "slot", "calls", "tokens in", "tokens out", "GPU-h", *["USD"] * has_price)
+    return [titles, *(_row(cost, has_price=has_price) for cost in [*costs, total_cost(costs)])]
+
+
+def render_costs(costs: Sequence[Cost]) -> str:
+    """The same as text."""
+    rows = cost_rows(costs)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -69,7 +77,8 @@ def render_costs(costs: Sequence[Cost]) -> str:
     )
 
 
-def _total(costs: Sequence[Cost]) -> Cost:
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    """The sums; what has no price is not in the money."""
     known = [cost.cost_usd for cost in costs if cost.cost_usd is not None]
     return Cost(
         stage="in all",

@@ -74,10 +74,17 @@ def _agreement(one: Judged, other: Judged) -> Agreement:
 
 
 def _of_two(one: str, other: str, found: Agreement) -> tuple[str, ...]:
-    return f"{one}, {other}", f"{found.num_prompts:,}", _share(found.order), _share(found.best), _share(found.undecided)
+    return (
+        f"{one}, {other}",
+        f"{found.num_prompts:,}",
+        share_text(found.order),
+        share_text(found.best),
+        share_text(found.undecided),
+    )
 
 
-def _share(estimate: Estimate) -> str:
+def share_text(estimate: Estimate) -> str:
+    """A rate and its interval in %."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "n/a"
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"

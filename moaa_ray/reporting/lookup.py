@@ -5,7 +5,7 @@ The id columns are read as a whole; of everything else only the row groups that 
 
 import difflib
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -43,15 +43,22 @@ def is_published(store: Store, folder: str) -> bool:
     return store.exists(f"{folder}/manifest.json")
 
 
-def find_rows(store: Store, folder: str, ids: Collection[str]) -> Iterator[FoundRow]:
-    """The rows with these ids, in the folder's order. Raises DataError where the folder is not published."""
+def find_rows(
+    store: Store, folder: str, ids: Collection[str], columns: Sequence[str] | None = None
+) -> Iterator[FoundRow]:
+    """The rows with these ids, in the folder's order; columns as in `read_batches`.
+
+    Raises DataError where the folder is not published.
+    """
     first = 0
     for shard in read_manifest(store, folder).shards:
-        yield from find_in_file(store, f"{folder}/{shard.name}", ids, first=first)
+        yield from find_in_file(store, f"{folder}/{shard.name}", ids, columns, first=first)
         first += shard.rows
 
 
-def find_in_file(store: Store, path: str, ids: Collection[str], *, first: int = 0) -> Iterator[FoundRow]:
+def find_in_file(
+    store: Store, path: str, ids: Collection[str], columns: Sequence[str] | None = None, *, first: int = 0
+) -> Iterator[FoundRow]:
     """The same out of one Parquet file; first is the number of its first row."""
     wanted = pa.array(sorted(ids), pa.string())
     with store.open(path) as file, pq.ParquetFile(file) as parquet:
@@ -59,7 +66,7 @@ def find_in_file(store: Store, path: str, ids: Collection[str], *, first: int = 
             known = parquet.read_row_group(group, columns=["id"]).column("id").combine_chunks()
             here = pc.call_function("is_in", [known], pc.SetLookupOptions(value_set=wanted))
             places = np.flatnonzero(here.to_numpy(zero_copy_only=False)).tolist()
-            for place, record in _records(parquet, group, places):
+            for place, record in _records(parquet, group, places, columns):
                 yield FoundRow(record=record, path=path, number=first + place)
             first += len(known)
 
@@ -103,11 +110,13 @@ def _common(one: str, other: str) -> int:
     return start + len(commonprefix([one[start:][::-1], other[start:][::-1]]))  # noqa: RUF071
 
 
-def _records(parquet: pq.ParquetFile, group: int, places: list[int]) -> Iterator[tuple[int, Record]]:
+def _records(
+    parquet: pq.ParquetFile, group: int, places: list[int], columns: Sequence[str] | None
+) -> Iterator[tuple[int, Record]]:
     if not places:
         return
     start, left = 0, list(places)
-    for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], use_threads=False):
+    for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
         while left and left[0] < start + batch.num_rows:
             place = left.pop(0)
             yield place, batch.slice(place - start, 1).to_pylist()[0]

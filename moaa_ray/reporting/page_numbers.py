@@ -1,4 +1,4 @@
-"""The numbers at the top of the page of pairs, out of summary.json."""
+"""What a judge did in numbers and tables, for the pages, out of summary.json."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def tables(stage: Mapping[str, Any]) -> list[tuple[str, list[Sequence[str]]]]:
     if len(stage["judge_stats"]) > 1:
         found.append(("The members of the jury", _member_rows(stage["judge_stats"])))
     found.append(("What decided the places", _tie_rows(stage)))
-    pools = _pool_rows(stage)
+    pools = pool_rows(stage.get("usage") or [])
     return [*found, ("What it has cost, over all starts of the stage", pools)] if pools else found
 
 
@@ -104,9 +104,8 @@ def _tie_rows(stage: Mapping[str, Any]) -> list[Sequence[str]]:
     return [["decided by", "first place", "last place"], *rows]
 
 
-def _pool_rows(stage: Mapping[str, Any]) -> list[Sequence[str]]:
+def pool_rows(pools: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     """Calls, tokens, time and cost of every pool as text, below a row of titles; [] where no pool ran."""
-    pools = stage.get("usage") or []
     is_priced = any(pool.get("cost_usd") is not None for pool in pools)
     titles = ["pool", "calls", "tokens in", "tokens out", "tokens/s", "busy", "engine time", "GPU-s", "failures"]
     rows = [

@@ -1,4 +1,4 @@
-"""The style sheet and the one script of the page of pairs; nothing in them comes from a run."""
+"""The style sheet of every page, and what a browser may run and load there; nothing in it comes from a run."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -31,7 +31,7 @@ button { font: inherit; color: inherit; background: var(--card); border: 1px sol
 .facts dt { color: var(--soft); font-size: .9rem; }
 .facts dd { margin: 0; font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .facts dd small { font-size: .85rem; color: var(--soft); display: block; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; color: var(--soft); margin-bottom: .3rem; }
 svg { width: 100%; max-width: 26rem; height: auto; display: block; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--soft); }
@@ -58,6 +58,7 @@ details details { margin-left: .8rem; }
 .tables h3 { margin: 1rem 0 .3rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .3rem 0; }
 th, td { border: 1px solid var(--rule); padding: .25rem .5rem; text-align: right; }
+th, td { white-space: nowrap; } th.name, td.name { white-space: normal; } tbody th.name { min-width: 9rem; }
 th { font-weight: 600; background: var(--card); } td.name, th.name { text-align: left; }
 .matrix td { text-align: center; min-width: 3.6rem; } .matrix small { display: block; color: inherit; }
 .win { background: var(--winback); color: var(--win); } .loss { background: var(--lossback); color: var(--loss); }
@@ -65,15 +66,26 @@ th { font-weight: 600; background: var(--card); } td.name, th.name { text-align:
 .missing { background: repeating-linear-gradient(45deg, var(--paper) 0 4px, var(--tieback) 4px 8px); }
 .jump { columns: 17rem; font-size: .9rem; padding: 0; list-style-position: inside; }
 .jump li { overflow-wrap: anywhere; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+.parts { list-style: none; padding: 0; margin: .5rem 0; display: flex; flex-wrap: wrap; gap: .3rem 1rem; }
+section > h3 { margin-top: 1.2rem; }
+.warn { color: var(--loss); }
+pre.text { max-height: 30rem; overflow: auto; }
+svg.stretched { max-width: none; height: 1.5rem; }
+.lanes { max-width: 62rem; } .lanes h3 { margin: .8rem 0 .2rem; } .lane { margin: .3rem 0; }
+.ticks { display: flex; justify-content: space-between; border-top: 1px solid var(--soft); font-size: .85rem;
+  color: var(--soft); font-variant-numeric: tabular-nums; }
+.idle { fill: var(--winback); } .starting { fill: var(--loss); } .cut { stroke: var(--ink); stroke-dasharray: 3 3;
+  vector-effect: non-scaling-stroke; }
+.whisker { stroke: var(--win); stroke-width: 2; } .value { fill: var(--win); }
+.line0, .line1 { fill: none; stroke: var(--win); stroke-width: 1.5; }
+.line1 { stroke: var(--loss); stroke-dasharray: 5 3; }
+.point0 { fill: var(--win); } .point1 { fill: var(--loss); }
+.lengths .wide { min-width: 12rem; padding: 0; vertical-align: bottom; } .lengths .stretched { height: 2rem; }
+input { font: inherit; color: inherit; background: var(--paper); border: 1px solid var(--soft); border-radius: .4rem;
+  padding: .4rem .6rem; width: min(24rem, 100%); }
+form { display: flex; flex-wrap: wrap; gap: .3rem .8rem; align-items: center; } form[hidden] { display: none; }
 @media print { .card { break-inside: avoid-page; } button { display: none; } }
-"""
-
-SCRIPT = """
-document.getElementById("all").addEventListener("click", function () {
-  var open = this.getAttribute("aria-pressed") !== "true";
-  document.querySelectorAll("#prompts details").forEach(function (one) { one.open = open; });
-  this.setAttribute("aria-pressed", String(open));
-});
 """
 
 
@@ -81,7 +93,8 @@ def _source(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-POLICY = f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(SCRIPT)}; base-uri 'none'; " + (
-    "form-action 'none'"
-)
-"""What a browser may run and load here: this style and this script by their hashes, and nothing else from anywhere."""
+def policy(script: str) -> str:
+    """What a browser may run and load on a page: the style and this script, by their hashes, and nothing else."""
+    return f"default-src 'none'; style-src {_source(STYLE)}; script-src {_source(script)}; base-uri 'none'; " + (
+        "form-action 'none'"
+    )

@@ -1,21 +1,6 @@
-"""The page of pairs as a template. Every value is made visible and escaped where it is put in (see pairs_page.py)."""
+"""The page of pairs as a template, behind the macros of page.py; every value is escaped where it is put in."""
 
 TEMPLATE = """\
-{% macro body(text, start=700) %}
-{% set head, tail, num_cut = text | parts(start) %}
-{% if head %}<div class="text" dir="auto" lang="">{{ head }}</div>{% endif %}
-{% if tail %}<details><summary>{{ "... " if head else "" }}{{ (tail | length) | num }} \
-{{ "more " if head else "" }}characters</summary><div class="text" dir="auto" lang="">{{ tail }}</div>
-{% if num_cut %}<p class="soft">Cut here: {{ num_cut | num }} more characters are in the run's data.</p>{% endif %}
-</details>{% endif %}
-{% endmacro %}
-{% macro grid(title, rows) %}
-<div class="scroll" tabindex="0" role="region" aria-label="{{ title }}"><table>
-<thead><tr>{% for name in rows[0] %}<th class="{{ "name" if loop.first else "" }}" scope="col">{{ name }}</th>\
-{% endfor %}</tr></thead><tbody>{% for row in rows[1:] %}
-<tr>{% for value in row %}{% if loop.first %}<th class="name" scope="row">{{ value }}</th>{% else %}\
-<td>{{ value }}</td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>
-{% endmacro %}
 {% macro side(one, title) %}
 <div class="side {{ one.role }}"><h4>{{ title }}: candidate {{ one.index }}</h4>
 <p class="soft">score {{ one.score }}, {{ one.completion | length | num }} characters\
@@ -50,7 +35,7 @@ TEMPLATE = """\
 {% endmacro %}
 {% macro meeting(each) %}
 {% set i, j = each.pair %}
-<details><summary>{{ i }} and {{ j }}{% if each.round > 1 %}, round {{ each.round }}{% endif %}: {{ each | outcome }}\
+<details><summary>{{ i }} and {{ j }}{% if each.round > 1 %}, round {{ each.round }}{% endif %}: {{ outcome(each) }}\
 {% if each.criteria %}; {{ each.criteria | join(", ") }}{% endif %}\
 {% if each.is_fallback %} (fallback: no criteria were chosen in form){% endif %}</summary>
 {% for q in each.questions %}
@@ -63,23 +48,15 @@ TEMPLATE = """\
 {{ body(said, 4000) }}</details>
 {% endfor %}{% endfor %}</details>
 {% endmacro %}
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="format-detection" content="telephone=no, date=no, address=no, email=no, url=no">
-<meta name="referrer" content="no-referrer">
-<title>Pairs of {{ run_name }}, judged by {{ judge }}</title><style>{{ style }}</style></head><body>
+{{ document("Pairs of " ~ run_name ~ ", judged by " ~ judge) }}
+<body>
 <a class="skip" href="#prompts">Skip to the prompts</a>
 <header><h1>Pairs of {{ run_name }}, judged by {{ judge }}</h1>
 <p class="soft">{{ uri }}{% if kind %} &middot; a judge of kind {{ kind }}{% endif %}\
 {% if not is_in_use %} &middot; not the judge in use{% endif %}</p></header>
 <main><section aria-labelledby="did"><h2 id="did">What the judge did</h2>
 <p>{{ headline }}</p>
-<dl class="facts">{% for fact in facts %}<div><dt>{{ fact.name }}</dt>
-<dd>{{ fact.value }}<small>{{ fact.about }}</small></dd></div>{% endfor %}</dl>
-<div class="pictures">{% for title, picture in pictures %}
-<figure><figcaption>{{ title }}</figcaption>{{ picture }}</figure>{% endfor %}</div>
+{{ tiles(facts) }}{{ drawn(pictures) }}
 <div class="tables">{% for title, rows in tables %}<div><h3>{{ title }}</h3>{{ grid(title, rows) }}</div>{% endfor %}
 </div></section>
 <section id="prompts" aria-labelledby="shown"><h2 id="shown">{{ cards | length | num }} of {{ num_all | num }} prompts\
@@ -107,7 +84,7 @@ candidate shown first | with it shown second.</p>
 {% for each in card.meetings %}{{ meeting(each) }}{% endfor %}</details>{% endif %}
 {% if card.ratings %}<details><summary>{{ card.ratings | length }} ratings</summary>{% for one in card.ratings %}
 <p>candidate {{ one.candidate }}{% if one.aspect %}, {{ one.aspect }}{% endif %}: \
-{{ one.value | score }}{% if one.error %} ({{ one.error }}){% endif %}</p>
+{{ score(one.value) }}{% if one.error %} ({{ one.error }}){% endif %}</p>
 {% if one.aspect and one.text %}{{ body(one.text, 400) }}{% endif %}{% endfor %}</details>{% endif %}
 {% set others = card.candidates | rejectattr("role") | selectattr("completion") | list %}
 {% if others %}<details><summary>{{ "The other candidates" if card.is_pair else "The candidates" }}</summary>

@@ -1,13 +1,8 @@
-"""RUN/pairs.html: one page that shows what a judge did, and some prompts with every verdict on their candidates.
-
-Whatever models or users wrote is data: it is escaped and made visible where the template puts it in, and the page's
-own policy lets a browser load and run nothing but what is in it.
-"""
+"""RUN/pairs.html: one page that shows what a judge did, and some prompts with every verdict on their candidates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from moaa_ray.data.store import Store, open_store
@@ -18,16 +13,19 @@ from moaa_ray.reporting.choosing import NoPair, PairFacts, choose_prompts, no_pa
 from moaa_ray.reporting.comparisons import Meeting, score_text
 from moaa_ray.reporting.judge_files import JudgeFiles, find_judge
 from moaa_ray.reporting.lookup import find_in_file, find_rows
-from moaa_ray.reporting.page_style import POLICY, SCRIPT, STYLE
+from moaa_ray.reporting.page import render
 from moaa_ray.reporting.page_template import TEMPLATE
-from moaa_ray.reporting.visible import visible
 from moaa_ray.run_record import read_run
 
 PAGE = "pairs.html"
-MOST_CHARS = 20_000
-"""Of one text on the page; longer ones end there, and the page says so."""
-_MOST_LINES = 16
 _MOST_DOTS = 400
+SCRIPT = """
+document.getElementById("all").addEventListener("click", function () {
+  var open = this.getAttribute("aria-pressed") !== "true";
+  document.querySelectorAll("#prompts details").forEach(function (one) { one.open = open; });
+  this.setAttribute("aria-pressed", String(open));
+});
+"""
 
 
 def write_pairs_page(run: str, *, num_rows: int, judge: str = "") -> str:
@@ -53,7 +51,9 @@ def render_page(files: JudgeFiles, *, run_name: str, num_rows: int) -> tuple[str
     if not cards:
         raise ConfigError(f"{files.pairs.uri}/pairs: no prompt there and none that failed; judge some first")
     about = f"{len(shown):,} of {len(pairs):,} pairs, by quantiles of the margin, widest first; then {len(dropped):,} "
-    html = _environment().from_string(TEMPLATE).render(
+    html = render(
+        TEMPLATE,
+        script=SCRIPT,
         run_name=run_name,
         judge=files.name,
         kind=files.section().get("kind", ""),
@@ -62,42 +62,14 @@ def render_page(files: JudgeFiles, *, run_name: str, num_rows: int) -> tuple[str
         headline=page_numbers.headline(stage),
         facts=page_numbers.facts(stage),
         tables=page_numbers.tables(stage),
-        pictures=_pictures(page_numbers.main_stats(stage), pairs),
+        pictures=judge_pictures(page_numbers.main_stats(stage), pairs),
         cards=cards,
         num_all=len(pairs) + len(others),
         shown=about + f"of {len(others):,} prompts without a pair, some for every reason.",
-        policy=Markup(POLICY),  # noqa: S704 - these three are constants of ours
-        style=Markup(STYLE),  # noqa: S704
-        script=Markup(SCRIPT),  # noqa: S704
+        score=score_text,
+        outcome=_outcome,
     )  # fmt: skip
     return html, len(cards)
-
-
-def text_parts(text: str, start: int) -> tuple[str, str, int]:
-    """(what is shown at once, what is folded, how many characters are left out) of a text, cut between words."""
-    num_cut = max(0, len(text) - MOST_CHARS)
-    text = text[:MOST_CHARS]
-    line_ends = [i for i, character in enumerate(text[: start + 1]) if character == "\n"]
-    stop = min(start, line_ends[_MOST_LINES - 1]) if len(line_ends) >= _MOST_LINES else start
-    if len(text) <= stop + start // 3 and stop == start:
-        return text, "", num_cut
-    cut = max(text.rfind(" ", 0, stop), text.rfind("\n", 0, stop))
-    cut = cut if cut > stop // 2 else stop
-    return text[:cut], text[cut:].lstrip("\n"), num_cut
-
-
-def _environment() -> Environment:
-    """Every value is made visible and escaped; only what this module wraps as Markup is taken as HTML."""
-
-    def finalize(value: Any) -> Any:
-        return value if isinstance(value, Markup) else visible(str(value))
-
-    environment = Environment(autoescape=True, finalize=finalize, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["parts"] = text_parts
-    environment.filters["num"] = "{:,}".format
-    environment.filters["score"] = score_text
-    environment.filters["outcome"] = _outcome
-    return environment
 
 
 def _outcome(each: Meeting) -> str:
@@ -108,7 +80,8 @@ def _outcome(each: Meeting) -> str:
     return "a verdict is missing" if each.result is None else told[each.result]
 
 
-def _pictures(stats: Mapping[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
+def judge_pictures(stats: Mapping[str, Any], pairs: Sequence[PairFacts]) -> list[tuple[str, Markup]]:
+    """Pictures of a judge's pairs and habits, with their titles; those for which there is something to draw."""
     lengths = [(pair.chosen_chars, pair.rejected_chars) for pair in spread(pairs, _MOST_DOTS)]
     dots = f" ({len(lengths)} of the pairs)" if len(lengths) < len(pairs) else ""
     drawn = [

@@ -46,8 +46,8 @@ def _of_run(store: Store, now: float, *, title: str) -> str:
 def _of_stage(store: Store, stage: str, facts: Mapping[str, Any], now: float) -> str:
     at = datetime.fromisoformat(facts["at"]).timestamp()
     if facts["status"] == "done":
-        return f"done {_ago(now - at)}: {_what_came(facts)}"
-    said_at, text = _newest_word(store, stage, facts["epoch"]) or (at, "has begun")
+        return f"done {_ago(now - at)}: {what_came(facts)}"
+    said_at, text = newest_word(store, stage, facts["epoch"]) or (at, "has begun")
     silence_s = now - max(at, said_at)
     text = f"running, last word {_ago(silence_s)}: {text}"
     if silence_s > _QUIET_S:
@@ -55,7 +55,7 @@ def _of_stage(store: Store, stage: str, facts: Mapping[str, Any], now: float) ->
     return text
 
 
-def _newest_word(store: Store, stage: str, epoch: int) -> tuple[float, str] | None:
+def newest_word(store: Store, stage: str, epoch: int) -> tuple[float, str] | None:
     """When the stage last said how far it is, and what; None where this start has said nothing yet."""
     if stage in ("sft", "dpo"):
         lines = read_metrics(store, f"metrics/{stage}.jsonl")
@@ -66,7 +66,8 @@ def _newest_word(store: Store, stage: str, epoch: int) -> tuple[float, str] | No
     return (newest["at"], newest["text"]) if newest["epoch"] == epoch else None
 
 
-def _what_came(facts: Mapping[str, Any]) -> str:
+def what_came(facts: Mapping[str, Any]) -> str:
+    """What a finished stage has left, by its entry in run.json."""
     if "steps" in facts:
         return f"{facts['steps']:,} steps"
     if "pairs" in facts:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from moaa_ray.core.seeds import seed_for
+from moaa_ray.data.local_store import LocalStore
 from moaa_ray.engines.fake import FakeEngine
+from moaa_ray.generation.timeline import read_timelines
+from moaa_ray.reporting.report import render_report
 from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Message, Request, Sampling
 from tests.generation import resumes, runs, servers
@@ -57,6 +60,13 @@ def test_a_hosted_proposer_and_baselines_stand_beside_the_others(tmp_path: Path)
     tokens = pools["l0.c"]["prompt_tokens"] + pools["l0.c"]["completion_tokens"]
     assert summary["cost_usd"] == pytest.approx(tokens * 2.5 / 1e6)
     assert "cost_usd" not in pools["l0.a"]
+    ((*_, last),) = read_timelines(LocalStore(str(tmp_path / "run")), "generate")
+    assert {name: counters["calls"] for name, counters in last["pools"].items()} == {
+        name: pool["calls"] for name, pool in pools.items()
+    }
+    page = render_report(str(tmp_path / "run"), num_rows=10, now=1.8e9)
+    assert "generate is done." in page
+    assert page.count("<svg") >= 4
 
 
 SELF_MOA = """

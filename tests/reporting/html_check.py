@@ -1,8 +1,20 @@
-"""A page taken apart: which elements it has, whether they close, what stands in its boxes of text."""
+"""A page taken apart: its elements, whether they close, what stands in its boxes of text; and text that does harm."""
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "rect", "line", "circle"}
+VOID = {"meta", "rect", "line", "circle", "polyline", "input"}
+HOSTILE = [
+    "<script>alert(1)</script><img src=x onerror=alert(2)>",
+    "\"'><svg onload=alert(3)><style>*{display:none}</style>",
+    "</div></details></article></section></main></body><h1>mine</h1><!-- ",
+    "gnp\u202egnp.exe \u2066x \0 \x1b[31mred\x07 zero\u200bwidth &lt;b&gt; {{ 7 * 7 }} {% raw %}",
+    "[link](javascript:alert(4)) <a href='http://evil.example'>x</a> ![i](http://evil.example/i.png) <base href=//e>",
+]
+ALLOWED = """
+html head meta title style script body header main section nav article div h1 h2 h3 h4 p a span strong small button dl
+dt dd ol ul li figure figcaption caption form label input pre table thead tbody tr th td details summary
+svg rect line circle polyline text
+"""
 
 
 class Parsed(HTMLParser):
@@ -48,3 +60,17 @@ class Parsed(HTMLParser):
 
     def attributes(self) -> list[tuple[str, str, str]]:
         return [(tag, name, value or "") for tag, found in self.elements for name, value in found.items()]
+
+
+def check_harmless(html: str, *, links: tuple[str, ...] = ("#",)) -> None:
+    """Nothing that models or users wrote has become an element, a handler, a style or a link out of the page."""
+    page = Parsed(html)
+    assert page.problems == []
+    assert page.tags() <= set(ALLOWED.split())
+    for tag, name, value in page.attributes():
+        assert not name.startswith("on"), (tag, name, value)
+        assert name not in ("src", "srcset", "style", "action", "formaction", "data", "xlink:href"), (tag, name, value)
+        assert name != "href" or value.startswith(links), (tag, name, value)
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert html.count("</script>") == 1
+    assert not set(html) & set("\0\x1b\x07\u202e\u2066\u200b")

@@ -1,5 +1,6 @@
 """A finished judge stage to look at, written by the package's own publishing, with a judge made up here."""
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from moaa_ray.generation.summary import PoolSummary, Summary
 from moaa_ray.loading import load_preference
 from moaa_ray.preference.pairs import publish_pairs
 from moaa_ray.run_folders import judge_folder
-from moaa_ray.run_record import join_run
+from moaa_ray.run_record import join_run, set_stage
 
 CRITERIA = ["Accuracy", "Depth", "Clarity"]
 RECIPE = """
@@ -124,6 +125,7 @@ def write_run(
     join_run(own, loaded)
     put(own, "judgments", schemas.JUDGMENTS, records, facts={**about, "num_candidates": 5})
     put(own, "undecided", schemas.JUDGMENTS, undecided)
+    set_stage(own, "judge", status="done", epoch=1, counts={"ok": len(records), "failed": len(failed)})
     write_failures(own, "judge", pa.Table.from_pylist(list(failed), schema=schemas.FAILURES))
     pairs, prompts = publish_pairs(
         store, own, loaded, JudgeWork(run_seed=0), facts=about, is_in_use=is_in_use
@@ -152,3 +154,51 @@ def put(store: Store, folder: str, schema: pa.Schema, records: Sequence[dict], *
     epoch = commit.take_epoch(store, commit.owner_record())
     table = pa.Table.from_pylist(list(records), schema=schema)
     publish.publish(store, epoch, folder, [table], schema, 50_000, facts=facts or {})
+
+
+def proposal(proposer: str, text: str, **fields) -> dict:
+    """A PROPOSAL record."""
+    usual = {"turn": 0, "layer": 0, "model": f"models/{proposer}", "revision": "", "finish_reason": "stop",
+             "prompt_tokens": 5, "completion_tokens": len(text.split()), "used": True, "error": ""}  # fmt: skip
+    return {"proposer": proposer, "completion": text, **usual, **fields}
+
+
+def synthesis(row_id: str, text: str, *, prompt: str = "Why?", proposals: Sequence[dict] = (), **fields) -> dict:
+    """An SFT record."""
+    messages = [*user(prompt), {"role": "assistant", "content": text}]
+    return {
+        "id": row_id,
+        "source": "made-up",
+        "messages": messages,
+        "proposals": list(proposals),
+        "flags": [],
+        **fields,
+    }
+
+
+def moments(*, begin: float, pools: Mapping[str, Sequence[tuple[float, float]]]) -> list[dict]:
+    """A phase's moments, ten seconds apart; by pool the busy and the up seconds so far; negative: still starting."""
+    num = len(next(iter(pools.values())))
+    return [
+        {"at": begin + 10 * i, "pools": {name: _counters(*seconds[i]) for name, seconds in pools.items()}}
+        for i in range(num)
+    ]
+
+
+def _counters(busy_s: float, up_s: float) -> dict:
+    is_up = up_s >= 0
+    return {"workers": 1, "starting": int(not is_up), "up": int(is_up), "rows": round(busy_s), "calls": round(busy_s),
+            "prompt_tokens": 0, "completion_tokens": 20 * round(busy_s), "busy_s": busy_s,
+            "up_s": max(0.0, up_s)}  # fmt: skip
+
+
+def put_lines(store: Store, path: str, lines: Sequence[Mapping]) -> None:
+    """A file of JSON lines."""
+    store.put(path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+
+
+def steps(num: int, *, begin: float, **fields) -> list[dict]:
+    """Lines of a training stage's metrics: a step takes two seconds, and the loss falls."""
+    usual = {"num_steps": num, "epoch": 1.0, "grad_norm": 1.0, "learning_rate": 1e-5, "tokens": 100, "seconds": 2.0,
+             "save_s": 0.0, "memory_bytes": 2**30}  # fmt: skip
+    return [{"step": i, "loss": 2.0 - i / num, "time": begin + 2.0 * (i + 1), **usual, **fields} for i in range(num)]

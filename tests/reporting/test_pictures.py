@@ -52,3 +52,53 @@ def test_the_parts_of_a_bar_add_up():
     picture = pictures.share_bar([("agree", 0.7), ("A twice", 0.25), ("B twice", 0.05)], half=True)
     assert sum(float(bar.attrib["width"]) for bar in parts(picture, "rect")) == pytest.approx(318)
     assert told(picture) == "agree 70.0%, A twice 25.0%, B twice 5.0%"
+
+
+def test_a_lane_shows_what_there_was_most_of_in_a_column():
+    picture = pictures.lane([[1, 0, 0], [0.4, 0.6, 0.3], [0, 1, 1], [0, 0, 0]], [0.5], "a")
+    boxes = [(r.attrib["class"], r.attrib["x"], r.attrib["height"]) for r in parts(picture, "rect")]
+    assert boxes == [
+        ("idle", "1", "24.0"),
+        ("starting", "0", "7.0"),
+        ("bar", "1", "12.0"),
+        ("bar", "2", "24.0"),
+    ]
+    assert [line.attrib["x1"] for line in parts(picture, "line")] == ["2.0"]
+
+
+def test_bars_of_a_small_histogram_are_as_high_as_their_counts():
+    picture = pictures.small_histogram([0, 2, 4], "three")
+    assert [(r.attrib["x"], r.attrib["height"]) for r in parts(picture, "rect")] == [("1", "12.0"), ("2", "24.0")]
+    assert told(picture) == "three"
+
+
+def test_an_interval_is_a_line_with_a_dot_at_its_value():
+    """From 0 to 1 are 296 units, beginning at 12."""
+    picture = pictures.intervals([("said A", 0.5, 0.25, 1.0)], mark=0.5)
+    whisker = next(line for line in parts(picture, "line") if line.attrib["class"] == "whisker")
+    assert (whisker.attrib["x1"], whisker.attrib["x2"]) == ("86.0", "308.0")
+    assert parts(picture, "circle")[0].attrib["cx"] == "160.0"
+    assert told(picture) == "said A 50.0% between 25.0% and 100.0%"
+    assert pictures.intervals([], mark=0.5) == ""
+
+
+def test_a_curve_falls_from_top_left_to_bottom_right():
+    picture = pictures.curves([("loss", [(1, 2.0), (2, 1.0), (3, 0.5)])])
+    points = [tuple(map(float, point.split(","))) for point in parts(picture, "polyline")[0].attrib["points"].split()]
+    assert points == [(58.0, 12.0), (183.0, pytest.approx(98.7, abs=0.1)), (308.0, 142.0)]
+    assert told(picture) == "loss from 2 to 0.5, over steps 1 to 3"
+
+
+def test_a_long_curve_is_drawn_as_means_and_a_broken_one_without_its_gaps():
+    long = pictures.curves([("loss", [(step, float(step % 2)) for step in range(1000)])])
+    points = parts(long, "polyline")[0].attrib["points"].split()
+    assert len(points) == 200
+    gaps = pictures.curves([("loss", [(1, 1.0), (2, float("nan")), (3, 2.0)])])
+    assert len(parts(gaps, "polyline")[0].attrib["points"].split()) == 2
+    assert pictures.curves([("loss", [])]) == ""
+
+
+def test_names_in_pictures_are_escaped_and_made_visible():
+    picture = pictures.intervals([("<b>\u202e", 0.5, 0.4, 0.6)], mark=0.5)
+    assert "<b>" not in picture
+    assert "[U+202E]" in told(picture)

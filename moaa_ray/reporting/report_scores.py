@@ -1,0 +1,90 @@
+"""What report.html says of the benchmarks, out of RUN/evaluation/summary.json: win rates and grades with intervals."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from moaa_ray.data.store import Store
+from moaa_ray.reporting import pictures
+
+_SUMMARY = "evaluation/summary.json"
+_WIN_RATES = (
+    ("AlpacaEval 2, length-controlled", "length_controlled", "win_rate"),
+    ("AlpacaEval 2", "alpaca_eval", "win_rate"),
+    ("Arena-Hard", "arena_hard", "win_rate"),
+    ("Arena-Hard at equal style", "arena_hard", "style_controlled"),
+)
+_GRADES = ("MT-Bench, 1 to 10", "mt_bench", "overall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresView:
+    """The evaluation of a run."""
+
+    tables: Sequence[tuple[str, Sequence[Sequence[str]]]]
+    pictures: Sequence[tuple[str, Markup]]
+    notes: Sequence[str]
+    """How each benchmark was run, and what to know of the scores."""
+
+
+def scores_view(store: Store) -> ScoresView | None:
+    """The evaluation of a run directory; None where there is none."""
+    if not store.exists(_SUMMARY):
+        return None
+    facts = json.loads(store.read(_SUMMARY))
+    models: Mapping[str, Mapping[str, Any]] = facts["models"]
+    shown = [one for one in (*_WIN_RATES, _GRADES) if any(_estimate(scores, one) for scores in models.values())]
+    rows = [(name, *(_cell(scores, one) for one in shown)) for name, scores in models.items()]
+    counted = [name for name in ("alpaca_eval", "arena_hard", "mt_bench") if name in facts["benchmarks"]]
+    counts = [(model, *(_count(scores.get(name)) for name in counted)) for model, scores in models.items()]
+    notes = [*(_how(name, about) for name, about in facts["benchmarks"].items()), *facts["notes"]]
+    return ScoresView(
+        tables=[
+            ("Win rates in %, and grades, with 95 % intervals over questions",
+             [("model", *(title for title, _, _ in shown)), *rows]),
+            ("Judgments that count, of all", [("model", *counted), *counts]),
+        ],
+        pictures=[(f"{one[0]}: win rates", _picture(models, one)) for one in shown if one in _WIN_RATES],
+        notes=[*notes, *(f"no score: {problem}" for problem in facts["problems"])],
+    )  # fmt: skip
+
+
+def _estimate(scores: Mapping[str, Any], one: tuple[str, str, str]) -> Mapping[str, Any] | None:
+    """A score with its interval; None where it was not taken, or nothing counts."""
+    _, benchmark, name = one
+    found = (scores.get(benchmark) or {}).get(name)
+    return found if found and found["value"] is not None else None
+
+
+def _cell(scores: Mapping[str, Any], one: tuple[str, str, str]) -> str:
+    found = _estimate(scores, one)
+    if found is None:
+        return "-"
+    digits = 2 if one == _GRADES else 1
+    interval = "" if found["low"] is None else f" [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    return f"{found['value']:.{digits}f}{interval}"
+
+
+def _count(scores: Mapping[str, Any] | None) -> str:
+    return f"{scores['num_valid']:,}/{scores['num_total']:,}" if scores else "-"
+
+
+def _picture(models: Mapping[str, Mapping[str, Any]], one: tuple[str, str, str]) -> Markup:
+    known = [(name, _estimate(scores, one)) for name, scores in models.items()]
+    rows = [
+        (name, *(found[end] / 100 for end in ("value", "low", "high")))
+        for name, found in known
+        if found and found["low"] is not None
+    ]
+    return pictures.intervals(rows, mark=0.5)
+
+
+def _how(name: str, about: Mapping[str, Any]) -> str:
+    against = f"against {about['baseline']}, " if about["baseline"] else ""
+    return (
+        f"{name}: {about['num_questions']:,} questions, {against}judge {about['judge']['name']}, prompt "
+        f"{about['prompt_version']}"
+    )
