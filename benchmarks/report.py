@@ -50,7 +50,7 @@ def lists(type_: pa.DataType, rows: int, **fields) -> pa.Array:
     num = max(len(values) for values in fields.values() if isinstance(values, pa.Array))
     arrays = []
     for field in type_.value_type:
-        values = fields.get(field.name)
+        values = fields[field.name] if field.name in fields else pa.nulls(num, field.type)
         arrays.append(values.cast(field.type) if isinstance(values, pa.Array) else pa.array([values] * num, field.type))
     structs = pa.StructArray.from_arrays(arrays, fields=list(type_.value_type))
     offsets = pa.array(range(0, num + 1, num // rows), pa.int32())

@@ -17,7 +17,7 @@ from moaa_ray.reporting.visible import visible
 MOST_CHARS = 20_000
 """Of one text on a page; longer ones end there, and the page says so."""
 _MOST_LINES = 16
-_NUMBER = re.compile(r"[-+\d.,%:/ \[\]]*(n/a|[hms\d]+| min| USD)?")
+_NUMBER = re.compile(r"[-+\d.,%:/ \[\]]*(n/a|[hms][hms\d]*| min| USD)?")
 """Also with an interval, a unit or a clock's time."""
 
 _MACROS = """\

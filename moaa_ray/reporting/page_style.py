@@ -58,7 +58,7 @@ details details { margin-left: .8rem; }
 .tables h3 { margin: 1rem 0 .3rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .3rem 0; }
 th, td { border: 1px solid var(--rule); padding: .25rem .5rem; text-align: right; }
-th, td { white-space: nowrap; } th.name, td.name { white-space: normal; } tbody th.name { min-width: 9rem; }
+th, td { white-space: nowrap; } th.name, td.name { white-space: normal; } tbody th.name { min-width: 10rem; }
 th { font-weight: 600; background: var(--card); } td.name, th.name { text-align: left; }
 .matrix td { text-align: center; min-width: 3.6rem; } .matrix small { display: block; color: inherit; }
 .win { background: var(--winback); color: var(--win); } .loss { background: var(--lossback); color: var(--loss); }

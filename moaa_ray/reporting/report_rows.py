@@ -36,7 +36,7 @@ class RowCard:
     id: str
     source: str
     outcome: str
-    """In a word or two."""
+    """In a few words."""
     is_kept: bool
     """It stands in the data, not among the failures."""
     detail: str
@@ -61,7 +61,7 @@ def row_cards(store: Store, num: int, *, seed: int) -> list[RowCard]:
         wanted = _drawn(known, -(-num_failed // len(failed)), seed, path)
         stage = path.rsplit("/", 1)[-1].removesuffix(".parquet")
         cards += [_failed_card(stage, found.record) for found in find_in_file(store, path, wanted)]
-    return cards
+    return cards[:num]
 
 
 def _card(synthesis: Record | None, pair: Record | None) -> RowCard:
@@ -87,7 +87,7 @@ def _card(synthesis: Record | None, pair: Record | None) -> RowCard:
         source=row["source"],
         outcome=", ".join(outcome),
         is_kept=True,
-        detail=", ".join(row["flags"]),
+        detail=f"flags: {', '.join(row['flags'])}" if row["flags"] else "",
         messages=messages,
         texts=texts,
     )

@@ -154,6 +154,14 @@ def test_the_sample_has_pairs_syntheses_and_failures(whole):
     assert sorted(told for kind, told in outcomes if kind == "lost") == ["generate: failed", "judge: failed"]
 
 
+def test_no_more_rows_are_shown_than_wanted(tmp_path):
+    """One of 7 rows may have failed, and two stages have failures."""
+    store = begin_run(tmp_path)
+    add_generation(store, [synthesis(f"r{n}", "text") for n in range(9)], failed=[failure("f1")])
+    write_failures(store, "sample", pa.Table.from_pylist([failure("f2")], schema=schemas.FAILURES))
+    assert render_report(store.uri, num_rows=7, now=NOW).count("<article") == 7
+
+
 def test_the_same_run_gives_the_same_page_and_another_seed_other_rows(tmp_path):
     store = begin_run(tmp_path)
     add_generation(store, [synthesis(f"r{n:02d}", f"synthesis {n}") for n in range(50)])
