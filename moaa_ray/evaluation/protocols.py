@@ -101,10 +101,7 @@ class AlpacaEvalProtocol:
             value = alpaca_eval.weighted_preference(dict(reversed(likely)), baseline_first=first)
         else:
             value = alpaca_eval.verdict_preference(answer, baseline_first=first)
-        grade = (
-            "" if value is None else "tie" if value == alpaca_eval.SAME_TEXT else "model" if value > 0.5 else "baseline"
-        )
-        return Reading(is_model_first=not first, value=value, grade=grade)
+        return Reading(is_model_first=not first, value=value, grade="" if value is None else _winner(value))
 
     def _baseline_first(self, row: Row) -> bool:
         return alpaca_eval.is_baseline_first(self.run_seed, row.messages[0]["content"])
@@ -159,6 +156,12 @@ class MtBenchProtocol:
         """The number."""
         value = mt_bench.parse_grade(answer)
         return Reading(turn=game, value=value, grade="" if value is None else f"{value:g}")
+
+
+def _winner(preference: float) -> str:
+    if preference == alpaca_eval.SAME_TEXT:
+        return "tie"
+    return "model" if preference > alpaca_eval.SAME_TEXT else "baseline"
 
 
 def protocol_of(benchmark: Benchmark, config: EvaluateConfig, *, run_seed: int) -> JudgeProtocol:

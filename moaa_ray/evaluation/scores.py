@@ -70,10 +70,9 @@ def score(
             case "mt_bench":
                 for model, found in judged.items():
                     grades = [grade for one in found for grade in _grades(one)]
-                    attempt = _attempt(
-                        scored, f"{model}, mt_bench", lambda g: mt_bench.mt_bench_scores(g, seed=seed), grades
-                    )
-                    scored.models[model].mt_bench = attempt
+                    what = f"{model}, mt_bench"
+                    given = _attempt(scored, what, lambda g: mt_bench.mt_bench_scores(g, seed=seed), grades)
+                    scored.models[model].mt_bench = given
     return scored
 
 
@@ -99,8 +98,8 @@ def _alpaca_eval(scored: Scored, bench: Bench, outcomes: Outcomes, seed: int) ->
     else:
         controlled = _attempt(scored, where, lambda a: length_controlled_jointly(a, seed=seed), annotations) or {}
         scored.notes.append(
-            f"length-controlled with difficulties fitted from {len(annotations)} models, so not comparable with the "
-            "leaderboard; set evaluate.alpaca_eval.difficulties for that"
+            f"length-controlled with difficulties fitted to the {len(annotations) - 1} other models, so not comparable "
+            "with the leaderboard; set evaluate.alpaca_eval.difficulties for that"
         )
     for model, one in controlled.items():
         scored.models[model].length_controlled = one
@@ -114,11 +113,12 @@ def _published(bench: Bench, annotations: Sequence[Annotation], seed: int) -> Le
 
 
 def _annotation(one: Outcome, baseline: str) -> Annotation:
+    """The preference of one question; an answer that is lacking counts as of the baseline's length."""
     value = None
     if one.record is not None:
         values = [game["value"] for game in one.record["games"]]
         value = alpaca_eval.SAME_TEXT if one.record["is_same_text"] else values[0]
-    return alpaca_eval.annotation(one.question.id, one.texts[0] if one.texts else "", baseline, value)
+    return alpaca_eval.annotation(one.question.id, one.texts[0] if one.texts else baseline, baseline, value)
 
 
 def _arena_hard(scored: Scored, bench: Bench, outcomes: Outcomes, seed: int) -> None:

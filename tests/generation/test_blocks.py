@@ -57,7 +57,7 @@ def test_what_comes_out_unchanged_goes_back_as_the_same_table():
 
 def test_rows_have_what_passes_look_at():
     rows = rows_for_passes(block_of(*ROWS), PASSES)
-    unseen = {"source": "", "later": (), "proposals": ()}
+    unseen = {"later": (), "proposals": ()}
     assert rows == [replace(r, **unseen) for r in ROWS]
 
 

@@ -34,6 +34,15 @@ def test_a_finished_stage_says_what_came_of_it_and_when(tmp_path):
     ]
 
 
+def test_an_evaluation_is_told_after_the_stages(tmp_path):
+    evaluated = {"at": AT, "status": "done", "epoch": 0, "counts": {"models": 3}}
+    run_with(tmp_path, evaluate=evaluated, dpo={"at": AT, "status": "done", "epoch": 2, "steps": 9})
+    assert run_status(str(tmp_path), now=NOW).splitlines()[1:] == [
+        "  dpo       done 1m40s ago: 9 steps",
+        "  evaluate  done 1m40s ago: 3 models",
+    ]
+
+
 def test_a_running_stage_says_how_far_it_is_and_when_it_said_so(tmp_path):
     store = run_with(tmp_path, sample={"at": AT, "status": "running", "epoch": 4})
     word = {"at": NOW - 5, "epoch": 4, "text": "sample 8/10 rows"}
