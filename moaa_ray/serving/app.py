@@ -7,12 +7,12 @@ A Serve config file names `moaa_ray.serving.app:build`, with the recipe under `a
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -61,7 +61,7 @@ class ReplicaModels:
         if p.engine in self._lost:
             yield _LOST
             return
-        response = self._streams[p.engine].stream.remote(p, row)
+        response = cast(DeploymentResponseGenerator, self._streams[p.engine].stream.remote(p, row))
         is_over = False
         try:
             async for batch in response:
@@ -138,7 +138,8 @@ def app_of(offer: Offer, *, on_gpu: Mapping[str, bool]) -> serve.Application:
     }
     # Front counts what it works on itself, as Serve's own limit makes requests wait and answers 503.
     options = {"num_replicas": offer.config.ingresses, "max_ongoing_requests": 100_000, **_HEALTH}
-    return serve.deployment(Ingress).options(name="ingress", **options).bind(offer, handles)
+    ingress = cast(serve.Deployment, serve.deployment(Ingress))
+    return ingress.options(name="ingress", **options).bind(offer, handles)
 
 
 def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) -> serve.Application:
@@ -154,8 +155,9 @@ def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) ->
     elif model.replicas != "auto":
         most = options["num_replicas"] = model.replicas
     options["ray_actor_options"] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus if on_gpu else 0}
-    deployment = serve.deployment(ModelReplica).options(name=f"{number}-{name.replace('/', '-')}", **options)
-    return deployment.bind(model, on_gpu=on_gpu, share=1 / most)
+    replica = cast(serve.Deployment, serve.deployment(ModelReplica))
+    named = replica.options(name=f"{number}-{name.replace('/', '-')}", **options)
+    return named.bind(model, on_gpu=on_gpu, share=1 / most)
 
 
 def engines_on_gpu(offer: Offer, *, has_gpus: bool) -> dict[str, bool]:

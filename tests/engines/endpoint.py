@@ -90,7 +90,7 @@ class Endpoint:
             if self.troubles:
                 return await self._trouble(request, self.troubles.pop(0))
             answer = await self._answer(body)
-            return await self._in_pieces(request, answer) if body["stream"] and answer.status == 200 else answer
+            return await self._in_pieces(request, answer) if body.get("stream") and answer.status == 200 else answer
         finally:
             self.num_open -= 1
 
