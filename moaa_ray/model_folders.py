@@ -23,7 +23,11 @@ def resolve_path(base_dir: str | Path, value: str) -> str:
     value = without_file_scheme(value)
     if "://" in value:
         return value
-    return os.path.abspath(os.path.join(base_dir, os.path.expanduser(value)))
+    try:
+        value = os.path.expanduser(value)
+    except UnicodeError:  # half a character after ~, which the recipe's own checks tell
+        pass
+    return os.path.abspath(os.path.join(base_dir, value))
 
 
 def resolve_model(base_dir: str | Path, value: str) -> str:

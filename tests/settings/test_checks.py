@@ -9,6 +9,7 @@ import yaml
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_recipe
 from moaa_ray.model_folders import window_of
+from moaa_ray.settings.checks import shown
 from moaa_ray.settings.models import FakeModel, VllmModel
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
@@ -214,7 +215,7 @@ def test_the_recipes_own_chat_template_stands_in_for_the_folders(tmp_path):
     (tmp_path / "t.jinja").write_text("{{ messages }}")
     assert problems(tmp_path, model=local(chat_template="t.jinja")) == ""
     text = problems(tmp_path, model=local(chat_template="u.jinja"))
-    assert f"models.a.chat_template: '{tmp_path}/u.jinja' is no local file" in text
+    assert f"models.a.chat_template: {shown(f'{tmp_path}/u.jinja')} is no local file" in text
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.pt", "weights.pth"])
