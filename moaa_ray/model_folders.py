@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from moaa_ray.data.locations import without_file_scheme
@@ -23,10 +24,8 @@ def resolve_path(base_dir: str | Path, value: str) -> str:
     value = without_file_scheme(value)
     if "://" in value:
         return value
-    try:
+    with suppress(UnicodeError):  # half a character after ~, of which the recipe's own checks tell
         value = os.path.expanduser(value)
-    except UnicodeError:  # half a character after ~, which the recipe's own checks tell
-        pass
     return os.path.abspath(os.path.join(base_dir, value))
 
 
