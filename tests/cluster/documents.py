@@ -17,7 +17,7 @@ FILES = sorted(path for path in KUBERAY.rglob("*.yaml") if path.name != "kustomi
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """One group of pods of a RayJob or RayCluster."""
+    """One group of pods of a RayJob, RayCluster or RayService."""
 
     name: str
     is_head: bool
@@ -52,7 +52,8 @@ def of_kind(*kinds: str) -> list[dict[str, Any]]:
 
 
 def ray_spec(document: dict[str, Any]) -> dict[str, Any]:
-    return document["spec"]["rayClusterSpec"] if document["kind"] == "RayJob" else document["spec"]
+    inside = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(document["kind"])
+    return document["spec"][inside] if inside else document["spec"]
 
 
 def pods_of(document: dict[str, Any]) -> Iterator[Pod]:
@@ -62,7 +63,8 @@ def pods_of(document: dict[str, Any]) -> Iterator[Pod]:
         yield Pod(name=f"{name} {group['groupName']}", is_head=False, group=group, document=document)
 
 
-PODS = [pod for document in of_kind("RayJob", "RayCluster") for pod in pods_of(document)]
+RAY_DOCUMENTS = of_kind("RayJob", "RayCluster", "RayService")
+PODS = [pod for document in RAY_DOCUMENTS for pod in pods_of(document)]
 
 
 def reached_from(folder: Path) -> list[dict[str, Any]]:

