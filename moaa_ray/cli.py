@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from moaa_ray.commands import data, evaluate, look, serve, submit
+from moaa_ray.commands import data, doctor, evaluate, look, serve, submit
 from moaa_ray.commands import run as whole
 from moaa_ray.commands.log import quiet
 from moaa_ray.commands.run import Overrides, RecipeFile
@@ -30,6 +30,7 @@ _SIGNAL_EXIT = 128
 app.command()(whole.demo)
 app.command()(whole.run)
 app.command()(submit.submit)
+app.command()(doctor.doctor)
 
 
 @app.command()

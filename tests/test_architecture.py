@@ -22,7 +22,13 @@ OURS_ALLOWED = {
     "training": {"training", "core", "data", "types", "errors"},
 }
 VENDORS = {"ray", "torch", "vllm", "transformers"}
-VENDOR_ALLOWED = {"generation": {"ray"}, "training": {"torch"}, "training_stage": {"ray"}, "serving": {"ray"}}
+VENDOR_ALLOWED = {
+    "generation": {"ray"},
+    "training": {"torch"},
+    "training_stage": {"ray"},
+    "serving": {"ray"},
+    "doctor": {"ray"},
+}
 RAY_IN_TRAINING = "training/trainer.py"
 LAZY_VENDOR_ALLOWED = {
     "engines": {"vllm", "transformers", "torch"},

@@ -1,0 +1,80 @@
+"""`moaa doctor`: what the facts of nodes come to, and one examination of a real cluster of two nodes."""
+
+from dataclasses import replace
+
+import pytest
+
+from moaa_ray.doctor.facts import NodeFacts, collect
+from moaa_ray.doctor.findings import findings, text_of
+
+GIB = 2**30
+VERSIONS = {"python": "3.11", "ray": "2.60.0", "vllm": "0.32.0"}
+WELL = NodeFacts(
+    name="a",
+    versions=VERSIONS,
+    num_gpus=8,
+    gpus=("NVIDIA H100",) * 8,
+    shm_bytes=64 * GIB,
+    shm_free_bytes=60 * GIB,
+    disk_free_bytes=10**12,
+)
+
+
+def found(*nodes: NodeFacts, driver: NodeFacts = WELL, run_dir: str = "s3://b/run", wants_gpus: bool = True) -> dict:
+    return {
+        each.what: (each.grade, each.told) for each in findings(driver, nodes, run_dir=run_dir, wants_gpus=wants_gpus)
+    }
+
+
+def test_a_cluster_that_is_well_says_what_it_has():
+    told = found(WELL, replace(WELL, name="b"))
+    assert {grade for grade, _ in told.values()} == {"ok"}
+    assert list(told) == ["nodes", "versions", "GPUs", "shared memory", "disk", "clocks", "storage"]
+    assert told["GPUs"][1] == "16 x NVIDIA H100 on 2 nodes"
+
+
+@pytest.mark.parametrize(
+    ("fields", "what", "grade", "told"),
+    [
+        ({"versions": {**VERSIONS, "ray": "2.59.0"}}, "versions", "fail", "ray 2.60.0 here, but 2.59.0 on b"),
+        ({"versions": {"python": "3.11", "ray": "2.60.0"}}, "versions", "fail", "but not installed on b"),
+        ({"gpus": ()}, "GPUs", "fail", "8 in Ray and 0 in nvidia-smi on b"),
+        ({"num_gpus": 0}, "GPUs", "fail", "0 in Ray and 8 in nvidia-smi on b"),
+        ({"shm_bytes": 64 * 2**20}, "shared memory", "warn", "64 MiB on b, under 2 GiB; give containers --shm-size"),
+        ({"disk_free_bytes": 10**9}, "disk", "warn", "1.0 GB free on b, under 20 GB"),
+        ({"clock_s": -90.0}, "clocks", "warn", "-90 s on b from here"),
+        ({"storage_error": "PermissionError: no"}, "storage", "fail", "s3://b/run: PermissionError: no on b; use a"),
+        ({"lost": "no answer within 120 s"}, "nodes", "fail", "1 of 2 do nothing: no answer within 120 s on b"),
+    ],
+)
+def test_what_is_wrong_with_one_node_is_told_with_its_name_and_the_way_out(fields, what, grade, told):
+    seen = found(WELL, replace(WELL, name="b", **fields))
+    assert seen[what][0] == grade
+    assert told in seen[what][1]
+    assert [name for name, (graded, _) in seen.items() if graded != "ok"] == [what]
+
+
+def test_gpus_are_missed_only_by_a_recipe_that_wants_them():
+    bare = replace(WELL, num_gpus=0, gpus=())
+    assert found(bare)["GPUs"][0] == "fail"
+    assert found(bare, wants_gpus=False)["GPUs"] == ("ok", "none; endpoints, fakes and small models on CPUs only")
+
+
+def test_of_many_nodes_three_are_named():
+    bad = [replace(WELL, name=f"n{i}", clock_s=60.0) for i in range(10)]
+    assert "+60 s on n2 and 7 more" in found(*bad)["clocks"][1]
+
+
+def test_the_lines_stand_under_each_other():
+    lines = text_of(findings(WELL, [WELL], run_dir="", wants_gpus=False)).splitlines()
+    assert lines[0] == "ok    nodes          1 that work"
+    assert lines[-1].startswith("ok    storage        not tried")
+
+
+def test_a_node_writes_into_the_run_directory_and_looks_for_what_the_driver_wrote(tmp_path):
+    driver = collect("driver", run_dir=str(tmp_path / "run"))
+    assert driver.storage_error == ""
+    assert collect("a", run_dir=str(tmp_path / "run"), probe="driver").storage_error == ""
+    assert "another disk" in collect("a", run_dir=str(tmp_path / "other"), probe="driver").storage_error
+    (tmp_path / "file").write_text("x")
+    assert "Error" in collect("a", run_dir=str(tmp_path / "file" / "run")).storage_error
