@@ -7,8 +7,9 @@ powers of two.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 CPU_UNIT = 10_000
 """CPU slots are counted in ten-thousandths, as Ray does, so that 0.1 + 0.2 is 0.3."""
@@ -39,7 +40,12 @@ class Cluster:
         """CPU slots of all nodes."""
         return sum(node.num_cpus for node in self.nodes)
 
-    @property
+    @cached_property
+    def classes(self) -> Mapping[tuple[int, int], int]:
+        """Nodes by (GPUs, CPU slots in units); counted once, as a plan asks thousands of times whether engines fit."""
+        return Counter((node.num_gpus, _units(node.num_cpus)) for node in self.nodes)
+
+    @cached_property
     def largest_node(self) -> int:
         """GPUs of the node with most of them."""
         return max((node.num_gpus for node in self.nodes), default=0)
@@ -73,8 +79,7 @@ def packs(demands: Iterable[Demand], cluster: Cluster) -> bool:
 
 
 def _packs(demands: Sequence[Demand], cluster: Cluster, *, emptiest_first: bool) -> bool:
-    free: Counter[tuple[int, int]] = Counter((node.num_gpus, _units(node.num_cpus)) for node in cluster.nodes)
-    size = cluster.largest_node
+    free, size = Counter(cluster.classes), cluster.largest_node
     for demand in demands:
         gpus, cpus, count = demand.num_gpus, _units(demand.num_cpus), demand.count
         if gpus > size > 0:
