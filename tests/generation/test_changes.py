@@ -140,6 +140,7 @@ def test_a_prompt_taken_away_takes_its_row_along_and_brings_it_back(folder, fini
     assert runs.digest(folder / "removed/run") == runs.digest(finished)
 
 
+@pytest.mark.long
 def test_with_allow_changes_a_killed_run_goes_on_with_another_mixture_and_says_so(folder):
     """Killed with three proposers in two phases, gone on with two: rows are mixed, finished ones stay, none is lost."""
     own = folder / "allowed"

@@ -88,6 +88,7 @@ def test_rows_that_kill_an_engine_or_its_worker_are_quarantined_and_no_neighbour
     assert runs.rows(folder / "poison") == good
 
 
+@pytest.mark.long
 def test_phases_give_the_same_bytes_as_one_line(folder, undisturbed):
     recipe = runs.write_recipe(folder, name="phases")
     code, output = runs.run(recipe, "generate.phases=2")
@@ -95,6 +96,7 @@ def test_phases_give_the_same_bytes_as_one_line(folder, undisturbed):
     assert runs.digest(folder / "phases") == runs.digest(undisturbed)
 
 
+@pytest.mark.long
 def test_failed_rows_are_asked_again_by_the_next_start_and_only_they(folder, undisturbed):
     models = 'agg: {engine: fake, faults: {"Question 91?": error, "Question 92?": error}}'
     recipe = runs.write_recipe(folder, name="retried", models=models)

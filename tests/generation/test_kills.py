@@ -113,6 +113,7 @@ def test_a_lost_node_moves_its_pools_to_another_one(folder, undisturbed, cluster
     kills.assert_nothing_left(process)
 
 
+@pytest.mark.long
 def test_of_three_drivers_only_the_last_writes_also_when_the_first_wakes_up_later(folder, undisturbed):
     run_dir = folder / "drivers"
     recipe = runs.write_recipe(folder, name="drivers", models=kills.slow_models(300))
@@ -154,6 +155,7 @@ def stop_and_check(process: subprocess.Popen, number: int, *, group: bool = Fals
     kills.assert_nothing_left(process)
 
 
+@pytest.mark.long
 def test_signals_end_a_run_in_order_and_it_goes_on(folder, undisturbed):
     run_dir, rng = folder / "signals", random.Random(5)
     recipe = runs.write_recipe(folder, name="signals", models=kills.slow_models(400))

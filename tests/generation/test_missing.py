@@ -71,6 +71,7 @@ def test_fail_names_the_pool_and_why_and_continue_goes_on_with_the_others(folder
     assert runs.digest(folder / "run") == before
 
 
+@pytest.mark.long
 def test_without_its_aggregator_no_run_goes_on(folder):
     recipe = runs.write_recipe(folder, models=f"agg: {GONE}")
     code, output = runs.run(recipe, "generate.on_missing_proposer=continue")
@@ -136,6 +137,7 @@ def busy_cluster():
     cluster.shutdown()
 
 
+@pytest.mark.long
 def test_a_pool_whose_resources_others_hold_fails_by_name_and_goes_on_when_they_are_free(folder, busy_cluster):
     address, release = busy_cluster
     recipe = runs.write_recipe(folder, models="agg: {engine: fake, num_cpus: 2}")

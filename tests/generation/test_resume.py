@@ -75,11 +75,13 @@ def test_with_other_numbers_of_engines_slots_and_rows_per_block(folder, undistur
     assert go_on(killed, folder / "replicas", *shape) == undisturbed
 
 
+@pytest.mark.long
 def test_with_phases_where_there_were_none(folder, undisturbed, killed):
     assert go_on(killed, folder / "to-phases", "generate.phases=3") == undisturbed
 
 
-@pytest.mark.parametrize("num_phases", [pytest.param(1, marks=pytest.mark.long), 4])
+@pytest.mark.long
+@pytest.mark.parametrize("num_phases", [1, 4])
 def test_with_another_number_of_phases(folder, undisturbed, killed_in_phases, num_phases):
     rows = go_on(killed_in_phases, folder / f"phases-{num_phases}", f"generate.phases={num_phases}")
     assert rows == undisturbed
@@ -92,6 +94,7 @@ def test_on_fewer_cpus_and_with_the_prompts_in_another_order(folder, undisturbed
     assert go_on(killed, folder / "order", "ray.num_cpus=3", prompts=prompts) == undisturbed
 
 
+@pytest.mark.long
 def test_with_new_prompts_between_the_old_ones_and_some_of_those_twice(folder, undisturbed, killed):
     old = resumes.read_prompts(killed.parent)
     new = [resumes.prompt(f"new{i}", f"New question {i}?", "And then?") for i in range(20)]
@@ -102,6 +105,7 @@ def test_with_new_prompts_between_the_old_ones_and_some_of_those_twice(folder, u
     assert summary["dropped"] == {"duplicate": 30}
 
 
+@pytest.mark.long
 def test_rows_that_failed_for_want_of_proposals_are_mended_in_phases_too(folder):
     """A failed row is asked again from its proposers on; the record of the phase it failed in is later in the line."""
     models = 'a: {engine: fake, faults: {"Question 7?": error}}\nb: {engine: fake, faults: {"Question 7?": error}}'

@@ -84,6 +84,7 @@ ray: {{address: local}}
 """
 
 
+@pytest.mark.long
 def test_one_model_n_times_is_one_pool_which_grows_and_gives_the_rows_of_one_that_does_not(tmp_path: Path):
     runs.write_prompts(tmp_path / "prompts.jsonl", 200)
     recipe = tmp_path / "self.yaml"

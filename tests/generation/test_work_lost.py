@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 NUM_ROWS, BLOCK_ROWS, NUM_PASSES, NUM_KILLS = 480, 16, 4, 3
 
 
+@pytest.mark.long
 def test_a_killed_driver_repeats_no_more_than_the_blocks_that_were_in_the_line(tmp_path):
     runs.write_prompts(tmp_path / "prompts.jsonl", NUM_ROWS)
     run_dir, rng = tmp_path / "run", random.Random(7)

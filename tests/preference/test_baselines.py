@@ -293,7 +293,7 @@ def lengths(i: int) -> list[schemas.Record]:
     return [proposal(n, f"{i} " + "word " * words[j] + ".") for j, n in enumerate(("a", "b", "agg"))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_best_is_what_the_judge_ranks_first_and_each_judge_has_a_dataset_of_its_own(tmp_path):
     loaded = write_run(tmp_path, [row(f"r{i}", *lengths(i)) for i in range(9)])
     (longest,) = make_baselines(loaded, ["best"])

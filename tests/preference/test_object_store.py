@@ -29,6 +29,7 @@ ray: {address: local}
 """
 
 
+@pytest.mark.long
 def test_candidates_and_pairs_on_s3_are_the_bytes_of_local_ones(tmp_path: Path):
     pytest.importorskip("moto.server", reason="moto serves S3 on this machine")
     runs.write_prompts(tmp_path / "prompts.jsonl", 30)

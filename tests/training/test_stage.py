@@ -118,7 +118,7 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_number_of_workers_and_another_strategy_go_on_with_the_same_curve(folder, unbroken):
     recipe = write_recipe(folder, "moved")
     process = start(recipe)
