@@ -16,14 +16,14 @@ demo: .venv/ready
 	$(BIN)/moaa demo
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n logical
 	$(BIN)/python -m pytest -m "slow and not long"
 
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n logical
 
 lint: .venv/ready
 	$(BIN)/ruff check .
