@@ -97,14 +97,25 @@ def weights_of(run_dir: Path, stage: str) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.slow
-def test_a_whole_run_that_is_killed_in_every_stage_ends_as_one_that_is_not(folder):
+@pytest.fixture(scope="module")
+def calm(folder) -> Path:
     code, output = runs.finish(start(write_recipe(folder, "calm")))
     assert code == 0, output
-    calm, killed = folder / "calm", folder / "killed"
     assert "whole run:" in output
-    recipe = write_recipe(folder, "killed")
-    for stage in STAGES:
+    return folder / "calm"
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        pytest.param(("sft", "judge"), marks=pytest.mark.slow, id="two"),
+        pytest.param(tuple(STAGES), marks=pytest.mark.long, id="all"),
+    ],
+)
+def test_a_whole_run_that_is_killed_within_its_stages_ends_as_one_that_is_not(folder, calm, stages):
+    killed = folder / f"killed-in-{len(stages)}"
+    recipe = write_recipe(folder, killed.name)
+    for stage in stages:
         kill_in(stage, start(recipe), killed)
         assert not (killed / "models" / "dpo" / "README.md").exists()
     code, output = runs.finish(start(recipe))
