@@ -1,5 +1,16 @@
-"""One thread for numerical libraries, here and in every process that a test starts: the tests share few cores."""
+"""One thread for numerical libraries, here and in every process that a test starts; more time for the long tests."""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share few cores
+
+_LONG_S = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test is bounded in time (pyproject.toml); the long ones have more of it."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(_LONG_S))
