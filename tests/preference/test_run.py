@@ -112,6 +112,7 @@ def calm(folder) -> Path:
         pytest.param(tuple(STAGES), marks=pytest.mark.long, id="all"),
     ],
 )
+@pytest.mark.timeout(3600)
 def test_a_whole_run_that_is_killed_within_its_stages_ends_as_one_that_is_not(folder, calm, stages):
     killed = folder / f"killed-in-{len(stages)}"
     recipe = write_recipe(folder, killed.name)
