@@ -303,7 +303,7 @@ def judging(quality: Callable[[str], float | None]) -> Callable[[tuple[Message, 
     return reply
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_check_reports_accuracy_cost_and_lacking_verdicts_and_asks_only_for_these_again(tmp_path):
     """Subset x: 3 right, 1 wrong; y: 1 right, 1 without a verdict, so (3/4 + 3/4) / 2. Six pairs are 12 calls."""
     rows = [pair(i, subset="x") for i in range(3)] + [pair(3, subset="x", chosen="3", rejected="longer")]

@@ -114,6 +114,7 @@ def test_the_papers_judge_asks_both_orders_of_all_pairs_and_leaves_the_best_and_
     assert [pool.calls for pool in again.rows.usage] == [30 * NUM_ROWS, 40 * NUM_ROWS]
 
 
+@pytest.mark.long
 def test_another_judge_keeps_to_a_directory_of_its_own_until_it_is_the_one_in_use(tmp_path: Path):
     with judged(tmp_path, longer_wins) as (_, loaded):
         judge(loaded)

@@ -28,6 +28,7 @@ from tests.training.students import make_documents, make_model  # noqa: E402
 from tests.training.test_strategies import assert_same_curve  # noqa: E402
 from tests.training.workers import LENGTHS, train_steps  # noqa: E402
 
+LONG = pytest.mark.long
 DECAYING = Numerics(adamw=AdamWSettings(weight_decay=0.1))
 
 
@@ -59,7 +60,9 @@ def sharded(numerics: Numerics, num_steps: int, cpu_offload: bool = False) -> tu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_workers", "per_worker"), [(1, 8), (1, 2), (2, 4), (2, 1)])
+@pytest.mark.parametrize(
+    ("num_workers", "per_worker"), [(1, 8), pytest.param(1, 2, marks=LONG), (2, 4), pytest.param(2, 1, marks=LONG)]
+)
 def test_ten_steps_of_sft_and_of_dpo_equal_those_of_one_process(num_workers, per_worker):
     single = train_steps("single", num_workers=1, per_worker=8, num_steps=10)
     many = train_steps("deepspeed", num_workers=num_workers, per_worker=per_worker, num_steps=10)
@@ -147,7 +150,9 @@ def resume(folder: Path) -> tuple[list[StepResult], dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("saved_by", "resumed_by"), [(2, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("saved_by", "resumed_by"), [(2, 2), pytest.param(2, 1, marks=LONG), pytest.param(1, 2, marks=LONG)]
+)
 def test_a_checkpoint_goes_on_to_the_bit_and_with_other_workers_as_near_as_they_are(tmp_path, saved_by, resumed_by):
     (wanted, weights), *_ = on_workers(saved_by, save_midway, tmp_path)
     for _ in range(2 if resumed_by != saved_by else 1):  # the second time the conversion is there
@@ -183,7 +188,7 @@ def train_save_export(name: str, folder: Path, run: Path) -> list[StepResult]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "rel"), [("llama", 1e-5), ("qwen3", 1e-4)])
+@pytest.mark.parametrize(("family", "rel"), [("llama", 1e-5), pytest.param("qwen3", 1e-4, marks=LONG)])
 def test_a_stage_from_a_folder_to_a_folder_equals_that_of_one_process(tmp_path, family, rel):
     """The tied model amplifies rounding: after four steps ddp and fsdp2 are 3e-5 away as well."""
     from transformers import AutoModelForCausalLM
