@@ -38,7 +38,7 @@ def _ask(nodes: list[dict[str, Any]], run_dir: str, probe: str) -> list[NodeFact
     asked, began = {}, time.time()
     for node in nodes:
         name, place = node["NodeName"], NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(collect).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
+        task: Any = ray.remote(collect).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
         num_gpus = int(node["Resources"].get("GPU", 0))
         asked[f"{name} ({node['NodeID'][:8]})"] = task.remote(
             f"{name}-{node['NodeID'][:8]}", num_gpus=num_gpus, run_dir=run_dir, probe=probe
