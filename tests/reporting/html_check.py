@@ -1,6 +1,7 @@
 """A page taken apart: its elements, whether they close, what stands in its boxes of text; and text that does harm."""
 
 from html.parser import HTMLParser
+from itertools import pairwise
 
 VOID = {"meta", "rect", "line", "circle", "polyline", "input"}
 HOSTILE = [
@@ -74,3 +75,20 @@ def check_harmless(html: str, *, links: tuple[str, ...] = ("#",)) -> None:
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert html.count("</script>") == 1
     assert not set(html) & set("\0\x1b\x07\u202e\u2066\u200b")
+
+
+def check_usable(page: Parsed) -> list[str]:
+    """Headings in order, links and labels that lead somewhere, tables and pictures that can be read out; the ids."""
+    assert page.problems == []
+    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [found["id"] for _, found in page.elements if "id" in found]
+    assert len(ids) == len(set(ids))
+    for tag, found in page.elements:
+        assert found.get("href", f"#{ids[0]}")[1:] in ids
+        assert found.get("aria-labelledby", ids[0]) in ids
+        assert "scroll" not in found.get("class", "") or found["tabindex"] == "0"
+        assert tag != "svg" or found["aria-label"]
+        assert tag != "th" or found["scope"] in ("row", "col")
+    return ids

@@ -2,7 +2,6 @@
 
 import json
 import re
-from itertools import pairwise
 
 import pytest
 
@@ -11,7 +10,7 @@ from moaa_ray.reporting.page import MOST_CHARS, text_parts
 from moaa_ray.reporting.page_style import STYLE, policy
 from moaa_ray.reporting.pairs_page import SCRIPT, write_pairs_page
 from moaa_ray.reporting.visible import visible
-from tests.reporting.html_check import HOSTILE, Parsed, check_harmless
+from tests.reporting.html_check import HOSTILE, Parsed, check_harmless, check_usable
 from tests.reporting.runs import RECIPE, failure, judged, judgment, lower_wins, noisy, user, write_run
 
 
@@ -78,18 +77,7 @@ def page(tmp_path_factory) -> Parsed:
 
 
 def test_the_page_is_sound_and_can_be_used_without_a_mouse(page):
-    assert page.problems == []
-    levels = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    ids = [found["id"] for _, found in page.elements if "id" in found]
-    assert len(ids) == len(set(ids))
-    for tag, found in page.elements:
-        assert found.get("href", "#prompts")[1:] in ids
-        assert found.get("aria-labelledby", ids[0]) in ids
-        assert "scroll" not in found.get("class", "") or found["tabindex"] == "0"
-        assert tag != "svg" or found["aria-label"]
-        assert tag != "th" or found["scope"] in ("row", "col")
+    check_usable(page)
     assert ("html", {"lang": "en"}) in page.elements
     assert any(found.get("name") == "viewport" for _, found in page.elements)
 

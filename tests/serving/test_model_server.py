@@ -73,3 +73,4 @@ def test_closing_it_closes_the_engines_stream():
         await asyncio.wait_for(is_closed.wait(), 1)
 
     run(close())
+    assert is_closed.is_set()
