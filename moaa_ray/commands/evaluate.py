@@ -12,7 +12,9 @@ from moaa_ray.errors import StageError
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this benchmark; may be given several times.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this benchmark, also in the stored table; may be given again.")
+    ] = None,
     restart: Annotated[
         list[str] | None, typer.Option(help="Forget what this model has answered, or this judge has said, before.")
     ] = None,
