@@ -136,6 +136,8 @@ class DpoConfig(TrainingConfig):
     """Weight of the chosen completions' loss per token, added to the preference loss."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
+    share_prompt: Annotated[bool, Execution] = True
+    """A pair's prompt is computed once for both completions, with the same log-probabilities."""
     student: str = ""
     """The model to start from, RUN/... one of this run; empty: RUN/models/sft."""
 

@@ -1,20 +1,26 @@
 """Attention that never crosses a document, as an attention implementation of `transformers`.
 
-On CPUs each document is one causal call of scaled_dot_product_attention: the work is the sum of the
+On GPUs, in bfloat16, all documents are one call of FlashAttention's kernel for sequences of unequal length (torch's
+own). Elsewhere each document is one causal call of scaled_dot_product_attention: the work is the sum of the
 squares of the documents' lengths, not the square of their sum.
 """
 
+import inspect
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from moaa_ray.errors import ConfigError
 
 NAME = "moaa_documents"
 """The value of config._attn_implementation."""
+
+_SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""torch 2.11 shares key heads among query heads without being told to."""
 
 
 def register() -> None:
@@ -26,7 +32,6 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
-@torch.compiler.disable  # every other number of documents would compile the layer anew
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -34,7 +39,12 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    offsets: Sequence[int],
+    query_offsets: Sequence[int],
+    key_offsets: Sequence[int],
+    query_starts: Tensor,
+    key_starts: Tensor,
+    key_rows: Tensor | None,
+    longest: int,
     scaling: float,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -42,39 +52,86 @@ def attend(
     s_aux: Tensor | None = None,
     **_,
 ) -> tuple[Tensor, None]:
-    """Causal attention within documents. query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
+    """Causal attention within documents (microbatch.Spans). query, key, value [1, heads, T, D] -> [1, T, H, D].
+
+    A sliding_window of w sees a token itself and the w - 1 before it.
+    """
     if s_aux is not None:
         raise ConfigError(
             "student: attention sinks (s_aux) are not supported; choose a Llama, Qwen, Gemma or Mistral model"
         )
+    if key_rows is not None:
+        key, value = key.index_select(2, key_rows), value.index_select(2, key_rows)
+    if has_kernel(query, dropout, softcap):
+        attended = varlen_attn(
+            *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+            query_starts,
+            key_starts,
+            longest,
+            longest,
+            scale=scaling,
+            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+            **_SHARED_HEADS,
+        )
+        assert isinstance(attended, Tensor)
+        return attended[None], None
+    return _by_document(query, key, value, query_offsets, key_offsets, scaling, dropout, sliding_window, softcap), None
+
+
+def has_kernel(query: Tensor, dropout: float, softcap: float | None) -> bool:
+    """Whether one call can do it: the kernel knows half precision, no dropout and no softcap."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout and softcap is None
+
+
+@torch.compiler.disable  # every other number of documents would compile the layer anew
+def _by_document(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_offsets: Sequence[int],
+    key_offsets: Sequence[int],
+    scaling: float,
+    dropout: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One call for each document; arguments as in attend."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    lengths = [stop - start for start, stop in pairwise(offsets)]
-    parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     attended = []
-    for q, k, v in parts:
-        is_windowed = sliding_window is not None and q.shape[2] > sliding_window
+    for q, k, v in zip(_split(query, query_offsets), _split(key, key_offsets), _split(value, key_offsets), strict=True):
+        own, seen = q.shape[2], k.shape[2]
+        window = sliding_window if sliding_window is not None and seen > sliding_window else None
+        mask = None
+        if softcap is not None or window is not None or own != seen:
+            mask = _mask(own, seen, window, q.device)
         if softcap is not None:
-            attended.append(_capped(q, k, v, scaling, softcap, sliding_window if is_windowed else None, dropout))
-        elif is_windowed:
-            mask = _window_mask(q.shape[2], sliding_window, q.device)
-            attended.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling))
+            attended.append(_capped(q, k, v, mask, scaling, softcap, dropout))
         else:
-            attended.append(scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling))
-    return torch.cat([part.transpose(1, 2) for part in attended], dim=1), None
+            attended.append(
+                scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+                )
+            )
+    return torch.cat([part.transpose(1, 2) for part in attended], dim=1)
 
 
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor:
-    """True where a token may look: at itself and the window - 1 tokens before it."""
-    at = torch.arange(length, device=device)
-    back = at[:, None] - at[None, :]
-    return (back >= 0) & (back < (window or length))
+def _split(tensor: Tensor, offsets: Sequence[int]) -> tuple[Tensor, ...]:
+    return tensor.split([stop - start for start, stop in pairwise(offsets)], dim=2)
 
 
-def _capped(q: Tensor, k: Tensor, v: Tensor, scaling: float, cap: float, window: int | None, dropout: float) -> Tensor:
+def _mask(own: int, seen: int, window: int | None, device: torch.device) -> Tensor:
+    """True where a document's own (last) tokens may look: at themselves and the tokens, or window - 1, before them."""
+    at = torch.arange(seen, device=device)
+    back = at[seen - own :, None] - at[None, :]
+    return (back >= 0) & (back < (window or seen))
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, cap: float, dropout: float) -> Tensor:
     """Attention with scores bent to at most `cap` (Gemma 2)."""
+    assert mask is not None
     scores = cap * torch.tanh(q @ k.transpose(2, 3) * (scaling / cap))
-    scores = scores.masked_fill(~_window_mask(q.shape[2], window, q.device), float("-inf"))
+    scores = scores.masked_fill(~mask, float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
     return torch.dropout(weights, dropout, dropout > 0) @ v

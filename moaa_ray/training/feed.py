@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moaa_ray.core.batches import BatchPlan, deal
+from moaa_ray.core.batches import deal
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UnitStore
 from moaa_ray.data.units import Unit
+from moaa_ray.training.job import Job
 from moaa_ray.training.microbatch import Microbatch, lay_out
+from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import World
 
 _STEPS_AHEAD = 2
@@ -55,15 +57,21 @@ class StepData:
     """Of this worker's rows, for messages."""
 
 
+def lay_out_units(units: Sequence[Unit], preference: PreferenceSettings | None) -> Microbatch:
+    """The documents of units end to end; with a preference they are pairs, whose prompt may be laid once."""
+    documents = [document for unit in units for document in unit.documents]
+    return lay_out(documents, share_prompts=preference is not None and preference.share_prompt)
+
+
 class Feed:
     """The steps of a plan for one worker."""
 
-    def __init__(self, units: Units, plan: BatchPlan, world: World, *, micro_batch: int, ref_sums: np.ndarray | None):
+    def __init__(self, units: Units, job: Job, world: World, *, ref_sums: np.ndarray | None):
         """ref_sums [units, 2]: log-probabilities of chosen and rejected under the reference; None: SFT."""
         self._units = units
-        self._plan = plan
+        self._job = job
+        self._plan = job.plan
         self._world = world
-        self._micro_batch = micro_batch
         self._ref_sums = ref_sums
 
     def steps(self, first: int) -> Iterator[tuple[int, StepData]]:
@@ -79,12 +87,12 @@ class Feed:
     def _prepare(self, step: int) -> StepData:
         numbers = self._plan.units_of(step)
         lengths = self._units.num_tokens[numbers]
-        hands = deal(numbers, lengths.tolist(), self._world.size, self._micro_batch)[self._world.rank]
+        hands = deal(numbers, lengths.tolist(), self._world.size, self._job.micro_batch)[self._world.rank]
         units = [self._units.read(hand) for hand in hands]
-        microbatches = [lay_out([document for unit in hand for document in unit.documents]) for hand in units]
+        microbatches = [lay_out_units(hand, self._job.preference) for hand in units]
         ref_sums = []
         if self._ref_sums is not None:
-            ref_sums = [torch.from_numpy(self._ref_sums[hand].reshape(-1)) for hand in hands]
+            ref_sums = [torch.from_numpy(self._ref_sums[hand].reshape(-1)).to(self._world.device) for hand in hands]
         return StepData(
             microbatches=[batch.to(self._world.device) for batch in microbatches],
             ref_sums=ref_sums,

@@ -44,15 +44,17 @@ def shape_of(model: nn.Module) -> Shape:
     )
 
 
-def step_flops(shape: Shape, lengths: Sequence[int], num_targets: int) -> float:
-    """Operations of forward and backward over documents of these lengths, of which num_targets tokens get logits.
+def step_flops(shape: Shape, documents: Sequence[tuple[int, int]], num_targets: int) -> float:
+    """Operations of forward and backward over documents of (own tokens, keys), of which num_targets tokens get logits.
 
     6 x weights x tokens, 6 x V x D x targets, and causal attention within documents (6 x length^2 x attention width a
-    layer). Recomputation and padding are not counted.
+    layer). Keys beyond a document's own tokens are a prompt that it shares, whose tokens are counted once.
+    Recomputation and padding are not counted.
     """
-    blocks = 6 * shape.num_block_weights * sum(lengths)
+    blocks = 6 * shape.num_block_weights * sum(own for own, _ in documents)
     logits = 6 * shape.vocabulary * shape.width * num_targets
-    attention = 6 * shape.num_layers * shape.attention_width * sum(length * length for length in lengths)
+    seen = sum(own * (2 * keys - own) for own, keys in documents)
+    attention = 6 * shape.num_layers * shape.attention_width * seen
     return float(blocks + logits + attention)
 
 

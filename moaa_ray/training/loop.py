@@ -112,10 +112,9 @@ def _ref(
         return None
     if job.preference.kind in NEEDS_NO_REFERENCE:
         return np.zeros((len(units), 2))
-    alpha = job.preference.ld_alpha
     precision = "bf16" if job.numerics.is_bf16 else "float32"
-    folder = ref_folder(job.stage, f"{job.student_digest} {precision}", folders, alpha)
-    return ref_sums(strategy, units, world, store, folder, micro_batch=job.micro_batch, ld_alpha=alpha)
+    folder = ref_folder(job.stage, f"{job.student_digest} {precision}", folders, job.preference.ld_alpha)
+    return ref_sums(strategy, units, world, store, folder, micro_batch=job.micro_batch, preference=job.preference)
 
 
 def _run_steps(parts: _Parts, state: State) -> State:
@@ -124,7 +123,7 @@ def _run_steps(parts: _Parts, state: State) -> State:
     log = MetricsLog(parts.store, job.metrics_path, next_step=state.next_step) if parts.world.rank == 0 else None
     save_s = 0.0
     meter = Meter(parts.strategy.student, parts.world, plan)
-    feed = Feed(parts.units, plan, parts.world, micro_batch=job.micro_batch, ref_sums=parts.ref)
+    feed = Feed(parts.units, job, parts.world, ref_sums=parts.ref)
     for step, data in feed.steps(state.next_step):
         torch.manual_seed(seed_for(job.seed, "dropout", step, parts.world.rank))
         rate = rate_at(job, step)

@@ -112,17 +112,15 @@ NEEDS_NO_REFERENCE = frozenset({"simpo", "orpo"})
 COMPARES_MEANS = frozenset({"simpo", "orpo", "ipo"})
 
 
-def document_sums(logprobs: Tensor, document_of: Tensor, num_documents: int) -> Tensor:
-    """Log-probabilities of targets [N], sorted by document -> their sums [documents], float64."""
-    lengths = torch.bincount(document_of, minlength=num_documents)
-    return torch.segment_reduce(logprobs.double(), "sum", lengths=lengths, unsafe=True)
+def document_sums(logprobs: Tensor, counts: Tensor) -> Tensor:
+    """Log-probabilities of targets [N], sorted by document, of which each has counts [documents] -> sums, float64."""
+    return torch.segment_reduce(logprobs.double(), "sum", lengths=counts, unsafe=True)
 
 
-def length_desensitised(logprobs: Tensor, document_of: Tensor, num_documents: int, alpha: float) -> Tensor:
+def length_desensitised(logprobs: Tensor, document_of: Tensor, counts: Tensor, alpha: float) -> Tensor:
     """LD-DPO (arXiv 2409.06411): tokens beyond the length of the pair's shorter completion weigh alpha."""
-    lengths = torch.bincount(document_of, minlength=num_documents)
-    shared = lengths.view(-1, 2).amin(dim=1).repeat_interleave(2)
-    starts = torch.cumsum(lengths, 0) - lengths
+    shared = counts.view(-1, 2).amin(dim=1).repeat_interleave(2)
+    starts = torch.cumsum(counts, 0) - counts
     rank = torch.arange(len(logprobs), device=logprobs.device) - starts[document_of]
     return torch.where(rank < shared[document_of], logprobs, alpha * logprobs)
 

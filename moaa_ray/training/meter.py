@@ -2,7 +2,6 @@
 
 import resource
 import time
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,8 +53,8 @@ class Meter:
 
     def _flops(self, data: StepData) -> float:
         """Operations of this worker's part of the step."""
-        lengths = [stop - start for batch in data.microbatches for start, stop in pairwise(batch.offsets)]
-        return step_flops(self._shape, lengths, sum(batch.num_targets for batch in data.microbatches))
+        documents = [shape for batch in data.microbatches for shape in batch.spans.shapes]
+        return step_flops(self._shape, documents, sum(batch.num_targets for batch in data.microbatches))
 
     def _memory(self) -> int:
         if self._world.device.type == "cuda":

@@ -1,7 +1,11 @@
-"""Documents laid end to end: what one forward pass sees. No padding, and no document sees another."""
+"""Documents laid end to end: what one forward pass sees. No padding, and no document sees another.
+
+A pair's two completions may share their prompt: it is laid once, before the chosen completion, and the rejected one
+sees its keys and values as if it stood there too.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,20 +15,46 @@ from moaa_ray.data.documents import Document
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spans:
+    """Whose keys each document's queries see: query i from a document's end sees all its keys but the last i."""
+
+    query_offsets: tuple[int, ...]  # where each document's own tokens start, and T
+    key_offsets: tuple[int, ...]  # the same among the keys: a shared prompt's come before a document's own
+    query_starts: Tensor  # int32 [documents + 1]: query_offsets where a GPU finds them
+    key_starts: Tensor  # int32 [documents + 1]
+    key_rows: Tensor | None  # int64 [K]: the token that each key is of; None: every token once, in order
+    longest: int  # keys of the document that has most
+
+    def to(self, device: torch.device | str) -> "Spans":
+        """The same on another device."""
+        return Spans(**{name: _moved(value, device) for name, value in self.arguments().items()})
+
+    def arguments(self) -> dict[str, object]:
+        """Its fields by name, as attention.attend takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(own tokens, keys) of every document."""
+        return list(zip(np.diff(self.query_offsets).tolist(), np.diff(self.key_offsets).tolist(), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Microbatch:
     """Documents end to end, T tokens, of which N are predicted by the token before them."""
 
     tokens: Tensor  # int64 [T]
     positions: Tensor  # int64 [T], from 0 in every document
-    offsets: tuple[int, ...]  # where each document starts, and T
+    spans: Spans
     sources: Tensor  # int64 [N]: the place from whose hidden state a target is predicted
     targets: Tensor  # int64 [N]: token ids
     document_of: Tensor  # int64 [N]: the document each target is in
+    counts: Tensor  # int64 [documents]: targets of each
 
     @property
     def num_documents(self) -> int:
         """Documents in it."""
-        return len(self.offsets) - 1
+        return len(self.spans.query_offsets) - 1
 
     @property
     def num_targets(self) -> int:
@@ -33,28 +63,62 @@ class Microbatch:
 
     def to(self, device: torch.device | str) -> "Microbatch":
         """The same on another device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("tokens", "positions", "sources", "targets", "document_of")
-        }
-        return Microbatch(offsets=self.offsets, **moved)
+        return Microbatch(**{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
 
-def lay_out(documents: Sequence[Document]) -> Microbatch:
-    """Lay documents end to end. Raises ValueError for an empty document or none at all."""
+def _moved(value, device: torch.device | str):
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return value.to(device) if isinstance(value, Spans) else value
+
+
+def lay_out(documents: Sequence[Document], *, share_prompts: bool = False) -> Microbatch:
+    """Lay documents end to end. Raises ValueError for an empty document or none at all.
+
+    share_prompts: they are pairs, and what both begin with, before the first token that counts, is laid once.
+    """
     lengths = [len(document.tokens) for document in documents]
     if not lengths or min(lengths) == 0:
         raise ValueError("a microbatch needs documents, and every document tokens")
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.concatenate([document.tokens for document in documents]).astype(np.int64)
-    counts = np.concatenate([document.counts for document in documents]).astype(bool)
-    counts[offsets[:-1]] = False
-    places = np.flatnonzero(counts)
+    shared = [0] * len(documents)
+    if share_prompts:
+        shared[1::2] = [_common_prompt(*pair) for pair in zip(documents[::2], documents[1::2], strict=True)]
+    starts = np.concatenate([[0], np.cumsum(np.subtract(lengths, shared))])
+    rows = [start - cut + np.arange(n) for start, cut, n in zip(starts, shared, lengths, strict=False)]
+    for i in np.flatnonzero(shared):
+        rows[i][: shared[i]] = rows[i - 1][: shared[i]]
+    places = [np.flatnonzero(document.counts[1:]) + 1 for document in documents]
+    counts = torch.tensor([len(at) for at in places])
+    own = [slice(cut, None) for cut in shared]
     return Microbatch(
-        tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])),
-        offsets=tuple(int(offset) for offset in offsets),
-        sources=torch.from_numpy(places - 1),
-        targets=torch.from_numpy(tokens[places]),
-        document_of=torch.from_numpy(np.searchsorted(offsets, places, side="right") - 1),
+        tokens=_int64([document.tokens[part] for document, part in zip(documents, own, strict=True)]),
+        positions=_int64([np.arange(cut, n) for cut, n in zip(shared, lengths, strict=True)]),
+        spans=_spans(starts, lengths, rows if any(shared) else None),
+        sources=_int64([of[at - 1] for of, at in zip(rows, places, strict=True)]),
+        targets=_int64([document.tokens[at] for document, at in zip(documents, places, strict=True)]),
+        document_of=torch.arange(len(documents)).repeat_interleave(counts),
+        counts=counts,
     )
+
+
+def _common_prompt(chosen: Document, rejected: Document) -> int:
+    """Tokens that both begin with, up to the first that counts in either."""
+    end = min(len(chosen.tokens), len(rejected.tokens))
+    is_other = (chosen.tokens[:end] != rejected.tokens[:end]) | chosen.counts[:end] | rejected.counts[:end]
+    return int(np.argmax(is_other)) if is_other.any() else 0
+
+
+def _spans(starts: np.ndarray, lengths: Sequence[int], rows: Sequence[np.ndarray] | None) -> Spans:
+    key_starts = np.concatenate([[0], np.cumsum(lengths)])
+    return Spans(
+        query_offsets=tuple(starts.tolist()),
+        key_offsets=tuple(key_starts.tolist()),
+        query_starts=torch.from_numpy(starts.astype(np.int32)),
+        key_starts=torch.from_numpy(key_starts.astype(np.int32)),
+        key_rows=None if rows is None else _int64(rows),
+        longest=max(lengths),
+    )
+
+
+def _int64(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

@@ -12,9 +12,8 @@ import torch
 
 from moaa_ray.data.store import Store
 from moaa_ray.errors import StageError
-from moaa_ray.training.feed import Units
+from moaa_ray.training.feed import Units, lay_out_units
 from moaa_ray.training.losses import LOSSES, Pairs, pair_metrics
-from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.step import PreferenceSettings, document_logprobs
 from moaa_ray.training.strategies.base import Strategy, World, all_sum
 
@@ -29,28 +28,27 @@ def score(
     world: World,
     *,
     micro_batch: int,
-    per_unit: int,
-    ld_alpha: float | None = None,
+    preference: PreferenceSettings | None,
 ) -> np.ndarray:
-    """Log-probabilities of the targets of these units, float64 [len(numbers), per_unit], the same on every worker.
+    """Log-probabilities of the targets of these units, float64, the same on every worker.
 
-    per_unit 2: of pairs, chosen and rejected; 1: summed over a pack's documents. Every worker makes the same
-    number of forward calls, as sharded weights need.
+    Of pairs [len(numbers), 2], chosen and rejected; of packs (preference None) [len(numbers), 1], summed over their
+    documents. Every worker makes the same number of forward calls, as sharded weights need.
     """
-    sums = torch.zeros((len(numbers), per_unit), dtype=torch.float64)
+    sums = torch.zeros((len(numbers), 1 if preference is None else 2), dtype=torch.float64)
     strategy.model.eval()
     with torch.no_grad():
         for start in range(0, len(numbers), world.size * micro_batch):
             first = start + world.rank * micro_batch
             mine = range(first, min(first + micro_batch, len(numbers)))
             hand = units.read([numbers[i] for i in mine] or [numbers[0]])
-            batch = lay_out([document for unit in hand for document in unit.documents]).to(world.device)
+            batch = lay_out_units(hand, preference).to(world.device)
             with strategy.microbatch(is_last=False):
                 logprobs = strategy.model(batch)
-            documents = document_logprobs(logprobs, batch, ld_alpha).cpu()
+            documents = document_logprobs(logprobs, batch, preference and preference.ld_alpha).cpu()
             parts = documents.split([len(unit.documents) for unit in hand])
             for i, part in zip(mine, parts, strict=False):
-                sums[i] = part if per_unit == 2 else part.sum()
+                sums[i] = part.sum() if preference is None else part
     strategy.model.train()
     return all_sum(sums).numpy()
 
@@ -63,7 +61,7 @@ def ref_sums(
     folder: str,
     *,
     micro_batch: int,
-    ld_alpha: float | None,
+    preference: PreferenceSettings,
 ) -> np.ndarray:
     """Log-probabilities of all pairs under the model as it is [pairs, 2], kept in `folder` chunk by chunk.
 
@@ -77,7 +75,7 @@ def ref_sums(
             table = pq.read_table(BytesIO(store.read(path)))
             chunks.append(np.stack([table["chosen"].to_numpy(), table["rejected"].to_numpy()], axis=1))
             continue
-        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=2, ld_alpha=ld_alpha)
+        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, preference=preference)
         chunks.append(sums)
         if world.rank == 0:
             file = BytesIO()
@@ -113,9 +111,9 @@ def validate(
     """
     numbers = range(len(units))
     if preference is None or ref is None:
-        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=1)
+        sums = score(strategy, units, numbers, world, micro_batch=micro_batch, preference=None)
         return {"validation_loss": _finite(float(-sums.sum() / max(1, units.num_targets.sum())))}
-    sums = score(strategy, units, numbers, world, micro_batch=micro_batch, per_unit=2, ld_alpha=preference.ld_alpha)
+    sums = score(strategy, units, numbers, world, micro_batch=micro_batch, preference=preference)
     policy, reference = torch.from_numpy(sums), torch.from_numpy(ref)
     chosen_tokens = torch.from_numpy(units.first_targets.astype(np.float64))
     pairs = Pairs(

@@ -45,17 +45,20 @@ class PreferenceSettings:
     """Weight of the chosen completions' mean negative log-probability per token, added to the loss."""
     ld_alpha: float | None = None
     """Weight of tokens beyond the shorter completion's length; None: all weigh 1 (see length_desensitised)."""
+    share_prompt: bool = True
+    """A pair's prompt is computed once for both completions; the log-probabilities are the same."""
 
 
 def sft_step(strategy: Strategy, microbatches: Sequence[Microbatch], *, num_targets: int, rate: float) -> StepResult:
     """A step on the mean negative log-probability over num_targets, the global number of targets."""
-    total = torch.zeros((), dtype=torch.float64)
+    losses = []
     for i, batch in enumerate(microbatches):
         with strategy.microbatch(is_last=i == len(microbatches) - 1):
             weights = torch.full((batch.num_targets,), 1 / num_targets, device=batch.targets.device)
             loss = strategy.model(batch, weights)
-            total += loss.detach().double().cpu()
+            losses.append(loss.detach())
             strategy.backward(loss)
+    total = _sum(losses)
     own_loss = float(total)
     loss = float(all_sum(total))
     return StepResult(loss=loss, grad_norm=strategy.update(rate), own_loss=own_loss, metrics={})
@@ -64,8 +67,8 @@ def sft_step(strategy: Strategy, microbatches: Sequence[Microbatch], *, num_targ
 def document_logprobs(logprobs: Tensor, batch: Microbatch, ld_alpha: float | None) -> Tensor:
     """Summed log-probabilities of the documents' targets [documents], float64."""
     if ld_alpha is not None:
-        logprobs = length_desensitised(logprobs, batch.document_of, batch.num_documents, ld_alpha)
-    return document_sums(logprobs, batch.document_of, batch.num_documents)
+        logprobs = length_desensitised(logprobs, batch.document_of, batch.counts, ld_alpha)
+    return document_sums(logprobs, batch.counts)
 
 
 def preference_step(
@@ -83,29 +86,36 @@ def preference_step(
     A microbatch's documents are chosen, rejected, chosen, rejected, ...; references are their summed
     log-probabilities under the reference model, in the same order.
     """
-    sums: dict[str, Tensor] = {}
-    total = torch.zeros((), dtype=torch.float64)
+    names: list[str] = []
+    parts = []
     for i, (batch, reference) in enumerate(zip(microbatches, references, strict=True)):
         with strategy.microbatch(is_last=i == len(microbatches) - 1):
             logprobs = strategy.model(batch)
             pairs = pairs_of(logprobs, batch, reference, settings.ld_alpha)
             loss = LOSSES[settings.kind](pairs, settings.loss).sum() / num_pairs
-            chosen = document_sums(logprobs, batch.document_of, batch.num_documents)[::2]
+            chosen = document_sums(logprobs, batch.counts)[::2]
             loss = loss - settings.sft_weight * chosen.sum() / num_chosen_targets
-            total += loss.detach().cpu()
             strategy.backward(loss)
-        for name, value in pair_metrics(pairs, settings.kind, settings.loss).items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().cpu()
-    over_all = all_sum(torch.stack([total, *sums.values()]))
-    metrics = {name: float(value) / num_pairs for name, value in zip(sums, over_all[1:], strict=True)}
-    return StepResult(loss=float(over_all[0]), grad_norm=strategy.update(rate), own_loss=float(total), metrics=metrics)
+        measured = pair_metrics(pairs, settings.kind, settings.loss)
+        names = list(measured)
+        parts.append(torch.stack([loss.detach(), *(value.detach() for value in measured.values())]))
+    sums = _sum(parts)
+    own_loss = float(sums[0])
+    over_all = all_sum(sums)
+    metrics = {name: float(value) / num_pairs for name, value in zip(names, over_all[1:], strict=True)}
+    return StepResult(loss=float(over_all[0]), grad_norm=strategy.update(rate), own_loss=own_loss, metrics=metrics)
+
+
+def _sum(parts: Sequence[Tensor]) -> Tensor:
+    """The float64 sum, on the CPU. Called once a step: fetching a number from a GPU waits for all that it has to do."""
+    return torch.stack([part.double() for part in parts]).sum(0).cpu()
 
 
 def pairs_of(logprobs: Tensor, batch: Microbatch, reference: Tensor, ld_alpha: float | None) -> Pairs:
     """The pairs of a microbatch from the policy's target log-probabilities [N] and the reference's sums [documents]."""
     policy = document_logprobs(logprobs, batch, ld_alpha).view(-1, 2)
     reference = reference.to(policy).view(-1, 2)
-    tokens = torch.bincount(batch.document_of, minlength=batch.num_documents).double().view(-1, 2)
+    tokens = batch.counts.double().view(-1, 2)
     return Pairs(
         chosen=policy[:, 0],
         rejected=policy[:, 1],

@@ -41,7 +41,7 @@ class Student(nn.Module):
             input_ids=batch.tokens[None],
             position_ids=batch.positions[None],
             use_cache=False,
-            offsets=batch.offsets,
+            **batch.spans.arguments(),
         ).last_hidden_state[0]
         head = self.model.get_output_embeddings()  # pyright: ignore
         return head(states.index_select(0, batch.sources), batch.targets, weights)

@@ -86,4 +86,10 @@ def make_job(
 
 def _preference(config: DpoConfig) -> PreferenceSettings:
     loss = LossSettings(beta=config.beta, label_smoothing=config.label_smoothing, gamma=config.gamma)
-    return PreferenceSettings(kind=config.loss, loss=loss, sft_weight=config.sft_weight, ld_alpha=config.ld_alpha)
+    return PreferenceSettings(
+        kind=config.loss,
+        loss=loss,
+        sft_weight=config.sft_weight,
+        ld_alpha=config.ld_alpha,
+        share_prompt=config.share_prompt,
+    )

@@ -12,7 +12,13 @@ from tests.training.students import make_model
 def test_blocks_logits_and_attention_are_counted_once_each():
     shape = Shape(num_block_weights=100, vocabulary=10, width=4, num_layers=2, attention_width=8)
     # Blocks 6 x 100 x 5 tokens; logits 6 x 10 x 4 x 3 targets; attention 6 x 2 x 8 x (3 x 3 + 2 x 2).
-    assert step_flops(shape, [3, 2], 3) == 3000 + 720 + 1248
+    assert step_flops(shape, [(3, 3), (2, 2)], 3) == 3000 + 720 + 1248
+
+
+def test_a_shared_prompt_is_counted_once():
+    shape = Shape(num_block_weights=100, vocabulary=10, width=4, num_layers=2, attention_width=8)
+    # 3 tokens of prompt and 2 of a completion, then 1 token that sees the prompt: 25 + 1 x (3 + 4) products of tokens.
+    assert step_flops(shape, [(5, 5), (1, 4)], 0) == 6 * 100 * 6 + 6 * 2 * 8 * (25 + 7)
 
 
 def test_the_shape_of_a_model_leaves_out_embeddings_and_head():

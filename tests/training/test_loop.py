@@ -113,7 +113,7 @@ def test_training_stops_when_validation_gets_worse_and_exports_the_best(student,
 def stop_after(job, num_steps: int) -> None:
     """Train only the first steps and export."""
     parts, state = loop._start(job, World())
-    feed = loop.Feed(parts.units, job.plan, World(), micro_batch=job.micro_batch, ref_sums=None)
+    feed = loop.Feed(parts.units, job, World(), ref_sums=None)
     for step, data in feed.steps(0):
         if step == num_steps:
             break

@@ -74,7 +74,7 @@ def test_orpo_of_a_certain_token_is_finite():
 
 def test_sums_go_by_document_also_where_one_has_no_target():
     logprobs = torch.tensor([-1.0, -2.0, -4.0, -8.0])
-    sums = losses.document_sums(logprobs, torch.tensor([0, 0, 2, 2]), 3)
+    sums = losses.document_sums(logprobs, torch.tensor([2, 0, 2]))
     assert sums.tolist() == [-3.0, 0.0, -12.0]
     assert sums.dtype == torch.float64
 
@@ -82,7 +82,16 @@ def test_sums_go_by_document_also_where_one_has_no_target():
 def test_length_desensitised_weighs_the_tail_of_the_longer_completion():
     logprobs = torch.tensor([-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0])
     document_of = torch.tensor([0, 0, 0, 1, 2, 3, 3])
-    assert losses.length_desensitised(logprobs, document_of, 4, 0.25).tolist() == [-1, -0.25, -0.25, -1, -1, -1, -0.25]
+    counts = torch.tensor([3, 1, 1, 2])
+    assert losses.length_desensitised(logprobs, document_of, counts, 0.25).tolist() == [
+        -1,
+        -0.25,
+        -0.25,
+        -1,
+        -1,
+        -1,
+        -0.25,
+    ]
 
 
 def test_pair_metrics_are_sums_and_count_the_longer():

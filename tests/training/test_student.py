@@ -48,6 +48,52 @@ def test_packed_documents_equal_each_alone_forward_and_backward(family, chunk_lo
     assert_equal_gradients(gradients(model), wanted_grads)
 
 
+def test_a_microbatch_with_shared_prompts_lays_each_once_and_sees_it_twice():
+    prompt, chosen, rejected = [5, 6, 7], [8, 9], [8, 4, 3]
+    batch = lay_out(pair(prompt, chosen, rejected), share_prompts=True)
+    assert batch.tokens.tolist() == [5, 6, 7, 8, 9, 8, 4, 3]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
+    assert batch.spans.query_offsets == (0, 5, 8)
+    assert batch.spans.key_offsets == (0, 5, 11)
+    assert batch.spans.key_rows.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7]
+    assert batch.spans.longest == 6
+    assert batch.spans.shapes == [(5, 5), (3, 6)]
+    assert batch.targets.tolist() == [8, 9, 8, 4, 3]
+    assert batch.sources.tolist() == [2, 3, 2, 5, 6]  # the prompt's last token predicts the first of both
+    assert batch.document_of.tolist() == [0, 0, 1, 1, 1]
+    assert batch.counts.tolist() == [2, 3]
+
+
+def test_only_what_neither_completion_is_trained_on_is_shared():
+    batch = lay_out(pair([], [8, 9], [8, 4, 3]), share_prompts=True)
+    assert batch.spans.key_rows is None
+    assert batch.tokens.tolist() == [8, 9, 8, 4, 3]
+
+
+def pair(prompt, chosen, rejected) -> list[Document]:
+    counts = [np.arange(len(prompt) + len(own)) >= len(prompt) for own in (chosen, rejected)]
+    tokens = [np.array(prompt + own, dtype=np.int32) for own in (chosen, rejected)]
+    return [Document(tokens=of, counts=where) for of, where in zip(tokens, counts, strict=True)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_prompts_change_neither_log_probabilities_nor_gradients(family):
+    draw = np.random.default_rng(3)
+    lengths = [(7, 5, 9), (1, 3, 1), (12, 1, 6), (20, 8, 2)]
+    documents = [d for of in lengths for d in pair(*(draw.integers(0, 193, n).tolist() for n in of))]
+    model = make_model(family)
+    student = Student(model)
+    found = []
+    for share in (False, True):
+        batch = lay_out(documents, share_prompts=share)
+        logprobs = student(batch)
+        (-logprobs * torch.linspace(1, 2, len(logprobs))).sum().backward()
+        found.append((logprobs.detach(), gradients(model), len(batch.tokens)))
+    assert found[0][2] - found[1][2] == 7 + 1 + 12 + 20
+    assert (found[0][0] - found[1][0]).abs().max() < 1e-5
+    assert_equal_gradients(found[1][1], found[0][1])
+
+
 def test_targets_weigh_what_they_are_told_to():
     model, documents = make_model("llama"), make_documents([9, 12])
     wanted = torch.cat([plain_logprobs(model, document) for document in documents])
@@ -70,9 +116,12 @@ def test_a_batch_without_a_target_has_loss_0_and_gradients_0():
 def test_logits_are_those_of_the_model_when_nobody_asks_for_losses():
     model = make_model("gemma2")
     tokens = torch.arange(6)[None]
+    spans = lay_out([Document(tokens=np.arange(6, dtype=np.int32), counts=np.ones(6, dtype=bool))]).spans
     with torch.no_grad():
         wanted = model(tokens).logits
-        states = Student(model).model.base_model(input_ids=tokens, offsets=(0, 6), use_cache=False).last_hidden_state
+        states = (
+            Student(model).model.base_model(input_ids=tokens, use_cache=False, **spans.arguments()).last_hidden_state
+        )
         assert torch.allclose(model.get_output_embeddings()(states), wanted, atol=1e-5)
 
 
