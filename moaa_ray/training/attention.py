@@ -6,8 +6,6 @@ squares of the documents' lengths, not the square of their sum.
 """
 
 import inspect
-from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +37,8 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    query_offsets: Sequence[int],
-    key_offsets: Sequence[int],
+    query_offsets: Tensor,
+    key_offsets: Tensor,
     query_starts: Tensor,
     key_starts: Tensor,
     key_rows: Tensor | None,
@@ -88,8 +86,8 @@ def _by_document(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    query_offsets: Sequence[int],
-    key_offsets: Sequence[int],
+    query_offsets: Tensor,
+    key_offsets: Tensor,
     scaling: float,
     dropout: float,
     sliding_window: int | None,
@@ -117,8 +115,8 @@ def _by_document(
     return torch.cat([part.transpose(1, 2) for part in attended], dim=1)
 
 
-def _split(tensor: Tensor, offsets: Sequence[int]) -> tuple[Tensor, ...]:
-    return tensor.split([stop - start for start, stop in pairwise(offsets)], dim=2)
+def _split(tensor: Tensor, offsets: Tensor) -> tuple[Tensor, ...]:
+    return tensor.split(offsets.diff().tolist(), dim=2)
 
 
 def _mask(own: int, seen: int, window: int | None, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ computes them again (target_logprobs), or has been done by then (summed_loss), b
 is known when the logits are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,13 @@ class Head(nn.Module):
         super().__init__()
         self.weight = weight
         self.softcap = softcap
+        self._norms: Callable[..., tuple[Tensor, Tensor]] = logprobs_and_norms
+        self._grad: Callable[..., Tensor] = grad_of_logits
+
+    def compile(self) -> None:
+        """Compile what is done with a chunk of logits, instead of the whole, whose number of rows changes."""
+        self._norms = torch.compile(logprobs_and_norms, dynamic=True)
+        self._grad = torch.compile(grad_of_logits, dynamic=True)
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """hidden [N, D], targets [N] -> log-probabilities [N]; with weights [N] the sum of -weight x logprob.
@@ -34,8 +41,8 @@ class Head(nn.Module):
             logits = nn.functional.linear(hidden, self.weight)
             return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
         if weights is None:
-            return _TargetLogprobs.apply(hidden, self.weight, targets, self.softcap)
-        return _SummedLoss.apply(hidden, self.weight, targets, weights, self.softcap)
+            return _TargetLogprobs.apply(hidden, self.weight, targets, self)
+        return _SummedLoss.apply(hidden, self.weight, targets, weights, self)
 
 
 def _chunks(hidden: Tensor, num_words: int) -> Iterator[slice]:
@@ -43,15 +50,30 @@ def _chunks(hidden: Tensor, num_words: int) -> Iterator[slice]:
     return (slice(i, min(i + rows, len(hidden))) for i in range(0, len(hidden), rows))
 
 
-def _logits(hidden: Tensor, weight: Tensor, softcap: float | None) -> Tensor:
-    """float32 logits [n, V] of a chunk, already capped."""
-    logits = (hidden @ weight.t()).float()
-    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+def logprobs_and_norms(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """logits [n, V], targets [n] -> log-probabilities of the targets and log-sums [n], float32."""
+    logits = logits.float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    norms = torch.logsumexp(logits, dim=-1)
+    return logits.gather(1, targets[:, None])[:, 0] - norms, norms
 
 
-def _through_cap(grad: Tensor, logits: Tensor, softcap: float | None) -> Tensor:
-    """Gradient of uncapped logits: d cap·tanh(x/cap)/dx = 1 - (y/cap)²."""
-    return grad if softcap is None else grad.mul_(1 - (logits / softcap) ** 2)
+def grad_of_logits(logits: Tensor, targets: Tensor, norms: Tensor, weights: Tensor, softcap: float | None) -> Tensor:
+    """Gradient [n, V] of the sum of -weight x log-probability; float32 logits are used up for it."""
+    grad = slope = None
+    dtype = logits.dtype
+    logits = logits.float()
+    if softcap is not None:
+        bent = torch.tanh(logits / softcap)
+        logits, slope = softcap * bent, 1 - bent**2
+    if torch.compiler.is_compiling():
+        is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+        grad = weights[:, None] * (torch.exp(logits - norms[:, None]) - is_target)
+    else:
+        grad = logits.sub_(norms[:, None]).exp_().mul_(weights[:, None])
+        grad.scatter_add_(1, targets[:, None], -weights[:, None])
+    return (grad if slope is None else grad.mul_(slope)).to(dtype)
 
 
 def _word_weight(hidden: Tensor, weight: Tensor) -> Tensor:
@@ -62,16 +84,14 @@ class _TargetLogprobs(torch.autograd.Function):
     """hidden [N, D], weight [V, D], targets [N] -> log p(target) [N], float32."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
         words = _word_weight(hidden, weight)
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         norms = torch.empty_like(logprobs)
         for part in _chunks(hidden, len(words)):
-            logits = _logits(hidden[part], words, softcap)
-            norms[part] = torch.logsumexp(logits, dim=-1)
-            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - norms[part]
+            logprobs[part], norms[part] = head._norms(hidden[part] @ words.t(), targets[part], head.softcap)
         ctx.save_for_backward(hidden, weight, targets, norms)
-        ctx.softcap = softcap
+        ctx.head = head
         return logprobs
 
     @staticmethod
@@ -81,11 +101,9 @@ class _TargetLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
         for part in _chunks(hidden, len(words)):
-            logits = _logits(hidden[part], words, ctx.softcap)
-            capped = logits.clone() if ctx.softcap is not None else logits
-            grad = logits.sub_(norms[part, None]).exp_().mul_(-grads[0][part, None])
-            grad.scatter_add_(1, targets[part, None], grads[0][part, None])
-            _add_grads(_through_cap(grad, capped, ctx.softcap), part, hidden, words, grad_hidden, grad_weight)
+            logits = hidden[part] @ words.t()
+            grad = ctx.head._grad(logits, targets[part], norms[part], -grads[0][part], ctx.head.softcap)
+            _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
         return grad_hidden, grad_weight, None, None
 
 
@@ -93,23 +111,20 @@ class _SummedLoss(torch.autograd.Function):
     """hidden [N, D], weight [V, D], targets [N], weights [N] -> sum of -weight x log p(target), float32 scalar."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, softcap: float | None) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head) -> Tensor:
         words = _word_weight(hidden, weight)
         wants_grad = any(ctx.needs_input_grad[:2])
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
         for part in _chunks(hidden, len(words)):
-            logits = _logits(hidden[part], words, softcap)
-            norms = torch.logsumexp(logits, dim=-1)
-            logprobs = logits.gather(1, targets[part, None])[:, 0] - norms
+            logits = hidden[part] @ words.t()
+            logprobs, norms = head._norms(logits, targets[part], head.softcap)
             total -= (weights[part] * logprobs).sum(dtype=torch.float64)
             if grad_hidden is None or grad_weight is None:
                 continue
-            capped = logits.clone() if softcap is not None else logits
-            grad = logits.sub_(norms[:, None]).exp_().mul_(weights[part, None])
-            grad.scatter_add_(1, targets[part, None], -weights[part, None])
-            _add_grads(_through_cap(grad, capped, softcap), part, hidden, words, grad_hidden, grad_weight)
+            grad = head._grad(logits, targets[part], norms, weights[part], head.softcap)
+            _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
         if wants_grad:
             ctx.save_for_backward(grad_hidden, grad_weight)
         return total.float()
@@ -124,9 +139,10 @@ def _add_grads(
     grad: Tensor, part: slice, hidden: Tensor, words: Tensor, grad_hidden: Tensor, grad_weight: Tensor
 ) -> None:
     """Gradients of one chunk of logits [n, V], put where they belong."""
-    grad = grad.to(hidden.dtype)
     torch.mm(grad, words, out=grad_hidden[part])
     if grad.dtype == grad_weight.dtype:
         grad_weight.addmm_(grad.t(), hidden[part])
+    elif grad.is_cuda:  # half-precision factors, summed in float32
+        torch.addmm(grad_weight, grad.t(), hidden[part], out_dtype=grad_weight.dtype, out=grad_weight)
     else:
         grad_weight.add_(grad.t() @ hidden[part])

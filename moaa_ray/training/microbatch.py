@@ -6,6 +6,7 @@ sees its keys and values as if it stood there too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +19,27 @@ from moaa_ray.data.documents import Document
 class Spans:
     """Whose keys each document's queries see: query i from a document's end sees all its keys but the last i."""
 
-    query_offsets: tuple[int, ...]  # where each document's own tokens start, and T
-    key_offsets: tuple[int, ...]  # the same among the keys: a shared prompt's come before a document's own
-    query_starts: Tensor  # int32 [documents + 1]: query_offsets where a GPU finds them
+    query_offsets: Tensor  # int64 [documents + 1], on the CPU: where each document's own tokens start, and T
+    key_offsets: Tensor  # the same among the keys: a shared prompt's come before a document's own
+    query_starts: Tensor  # int32 [documents + 1]: query_offsets where the microbatch is
     key_starts: Tensor  # int32 [documents + 1]
     key_rows: Tensor | None  # int64 [K]: the token that each key is of; None: every token once, in order
     longest: int  # keys of the document that has most
 
     def to(self, device: torch.device | str) -> "Spans":
         """The same on another device."""
-        return Spans(**{name: _moved(value, device) for name, value in self.arguments().items()})
+        stays = ("query_offsets", "key_offsets")
+        moved = {name: value if name in stays else _moved(value, device) for name, value in self.arguments().items()}
+        return Spans(**moved)
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self) -> dict[str, Any]:
         """Its fields by name, as attention.attend takes them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(own tokens, keys) of every document."""
-        return list(zip(np.diff(self.query_offsets).tolist(), np.diff(self.key_offsets).tolist(), strict=True))
+        return list(zip(self.query_offsets.diff().tolist(), self.key_offsets.diff().tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,8 @@ def _common_prompt(chosen: Document, rejected: Document) -> int:
 def _spans(starts: np.ndarray, lengths: Sequence[int], rows: Sequence[np.ndarray] | None) -> Spans:
     key_starts = np.concatenate([[0], np.cumsum(lengths)])
     return Spans(
-        query_offsets=tuple(starts.tolist()),
-        key_offsets=tuple(key_starts.tolist()),
+        query_offsets=torch.from_numpy(starts),
+        key_offsets=torch.from_numpy(key_starts),
         query_starts=torch.from_numpy(starts.astype(np.int32)),
         key_starts=torch.from_numpy(key_starts.astype(np.int32)),
         key_rows=None if rows is None else _int64(rows),

@@ -35,6 +35,11 @@ class Student(nn.Module):
         """The decoder's own list of layers."""
         return self.model.base_model.layers  # pyright: ignore
 
+    @property
+    def head(self) -> Head:
+        """The output layer."""
+        return self.model.get_output_embeddings()  # pyright: ignore
+
     def forward(self, batch: Microbatch, weights: Tensor | None = None) -> Tensor:
         """Log-probabilities of the targets [N], float32; with weights [N] the sum of -weight x log-probability."""
         states = self.model.base_model(  # pyright: ignore
@@ -43,8 +48,7 @@ class Student(nn.Module):
             use_cache=False,
             **batch.spans.arguments(),
         ).last_hidden_state[0]
-        head = self.model.get_output_embeddings()  # pyright: ignore
-        return head(states.index_select(0, batch.sources), batch.targets, weights)
+        return self.head(states.index_select(0, batch.sources), batch.targets, weights)
 
 
 def check_supported(model: nn.Module) -> None:

@@ -53,8 +53,8 @@ def test_a_microbatch_with_shared_prompts_lays_each_once_and_sees_it_twice():
     batch = lay_out(pair(prompt, chosen, rejected), share_prompts=True)
     assert batch.tokens.tolist() == [5, 6, 7, 8, 9, 8, 4, 3]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 3, 4, 5]
-    assert batch.spans.query_offsets == (0, 5, 8)
-    assert batch.spans.key_offsets == (0, 5, 11)
+    assert batch.spans.query_offsets.tolist() == [0, 5, 8]
+    assert batch.spans.key_offsets.tolist() == [0, 5, 11]
     assert batch.spans.key_rows.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7]
     assert batch.spans.longest == 6
     assert batch.spans.shapes == [(5, 5), (3, 6)]

@@ -123,7 +123,10 @@ class Plain:
 
 
 def prepare_blocks(student: Student, numerics: Numerics) -> None:
-    """Activation checkpointing, then compilation, of every decoder layer, in place: what wraps them comes after."""
+    """Activation checkpointing, then compilation, of every decoder layer, in place: what wraps them comes after.
+
+    Compiled is what a layer computes, not the layer: strategies hang what they do around its call on that.
+    """
     for name, block in student.blocks.named_children():
         if numerics.activation_checkpointing:
             from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -131,7 +134,9 @@ def prepare_blocks(student: Student, numerics: Numerics) -> None:
             block = checkpoint_wrapper(block)
             student.blocks.register_module(name, block)
         if numerics.compile:
-            block.compile()
+            block.forward = torch.compile(block.forward, dynamic=True)
+    if numerics.compile:
+        student.head.compile()
 
 
 def all_sum(values: Tensor) -> Tensor:
