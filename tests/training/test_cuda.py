@@ -3,6 +3,8 @@
 Runs where torch finds a GPU, with transformers and without Ray: pytest --noconftest -o addopts="" this_file.
 """
 
+import os
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,9 @@ LENGTHS = [(30, 100, 160), (1, 3, 200), (129, 1, 64), (60, 400, 2)]
 @pytest.fixture(scope="module")
 def alone():
     """A world of one, as Ray Train makes it on GPUs."""
-    dist.init_process_group("cpu:gloo,cuda:nccl", init_method="tcp://127.0.0.1:29477", rank=0, world_size=1)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl", init_method=f"tcp://127.0.0.1:{29100 + os.getpid() % 800}", rank=0, world_size=1
+    )
     yield World(device=GPU)
     dist.destroy_process_group()
 
