@@ -13,7 +13,8 @@ prompt once. MFU is of 989e12 a second (H100, H200, dense bf16).
 
     sft, dpo        as above; dpo_unshared: both documents of a pair have their prompt
     sft_eager       without torch.compile
-    trl_4, trl_1    TRL's SFTTrainer, packing bfd, batch 4 or 1 x 4, on the same documents (needs trl)
+    sft_regathered  with keep_gathered off: every microbatch gathers the weights twice
+    trl_2, trl_1    TRL's SFTTrainer, packing bfd, batch 2 or 1, on the same documents (needs trl)
 """
 
 import argparse
@@ -26,86 +27,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import _gpu_training
 import numpy as np
 import torch
-
-from moaa_ray.core.packing import pack
-from moaa_ray.data.documents import Document
-
-PACK_TOKENS = 4096
-SHAPES = {
-    "3b": {
-        "vocab_size": 128_256,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "tie_word_embeddings": True,
-    },
-    "tiny": {
-        "vocab_size": 1024,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "tie_word_embeddings": True,
-    },
-}
-RATE = 1e-5
-
-
-def config_of(shape: str) -> Any:
-    from transformers import LlamaConfig
-
-    rope = {"rope_type": "default", "rope_theta": 500_000.0}
-    return LlamaConfig(**SHAPES[shape], max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters=rope)
-
-
-def make_model(shape: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """A Llama with random weights, made where it is to stay."""
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config_of(shape), dtype=dtype, attn_implementation="sdpa")
-
-
-def lengths() -> np.ndarray:
-    """[805, 4]: tokens of the prompt with its template, then of three models' completions, of AlpacaEval."""
-    return np.array(json.loads((Path(__file__).parent / "alpaca_lengths.json").read_text(encoding="utf-8")))
-
-
-def document(draw: np.random.Generator, prompt: np.ndarray, completion: int, vocabulary: int) -> Document:
-    tokens = np.concatenate([prompt, draw.integers(0, vocabulary, completion, dtype=np.int32)])
-    return Document(tokens=tokens, counts=np.arange(len(tokens)) >= len(prompt))
-
-
-def make_packs(num: int, vocabulary: int) -> list[list[Document]]:
-    """Packs of whole documents, as full as best-fit packing makes them."""
-    draw = np.random.default_rng(1)
-    drawn = lengths()[draw.permutation(805)][:, :2]
-    drawn = np.tile(drawn, (1 + num * PACK_TOKENS // int(drawn.sum()), 1))
-    drawn = drawn[drawn.sum(1) <= PACK_TOKENS]
-    packs = pack(drawn.sum(1).tolist(), PACK_TOKENS)
-    assert len(packs) >= num, (len(packs), num)
-    words = lambda n: draw.integers(0, vocabulary, n, dtype=np.int32)  # noqa: E731
-    chosen = [packs[i] for i in draw.permutation(len(packs))[:num]]
-    return [[document(draw, words(drawn[i, 0]), drawn[i, 1], vocabulary) for i in of] for of in chosen]
-
-
-def make_pairs(num: int, vocabulary: int) -> list[list[Document]]:
-    """Pairs whose documents begin with the same prompt."""
-    draw = np.random.default_rng(2)
-    pairs = []
-    for row in np.tile(lengths()[draw.permutation(805)], (1 + num // 805, 1))[:num]:
-        prompt = draw.integers(0, vocabulary, row[0], dtype=np.int32)
-        room = PACK_TOKENS - row[0]
-        pairs.append([document(draw, prompt, min(row[i], room), vocabulary) for i in (2, 3)])
-    return pairs
 
 
 def chunks(units: Sequence, size: int) -> Iterator[Sequence]:
@@ -131,10 +55,10 @@ class Bench:
             rank=0,
             world_size=1,
         )
-        model = make_model(arguments.shape, self.device)
+        model = _gpu_training.make_model(arguments.shape, self.device)
         self.shape = shape_of(model)
         self.num_weights = sum(p.numel() for p in model.parameters())
-        numerics = Numerics(is_bf16=True, compile=arguments.compile)
+        numerics = Numerics(is_bf16=True, compile=arguments.compile, keep_gathered=arguments.keep_gathered)
         self.strategy = Fsdp2(Student(model), World(device=self.device), numerics)
 
     def sft(self) -> dict:
@@ -143,7 +67,7 @@ class Bench:
         from moaa_ray.training.step import sft_step
 
         size = self.arguments.micro_packs
-        units = make_packs(self.num_units(self.arguments.packs), self.shape.vocabulary)
+        units = _gpu_training.make_packs(self.num_units(self.arguments.packs), self.shape.vocabulary)
         steps = [
             [lay_out([d for one in hand for d in one]).to(self.device) for hand in chunks(step, size)]
             for step in chunks(units, self.arguments.packs)
@@ -151,7 +75,7 @@ class Bench:
 
         def step(i: int) -> float:
             num_targets = sum(batch.num_targets for batch in steps[i])
-            return sft_step(self.strategy, steps[i], num_targets=num_targets, rate=RATE).loss
+            return sft_step(self.strategy, steps[i], num_targets=num_targets, rate=_gpu_training.RATE).loss
 
         return self.measured(steps, step)
 
@@ -161,7 +85,7 @@ class Bench:
         from moaa_ray.training.step import PreferenceSettings, document_logprobs, preference_step
 
         size = self.arguments.micro_pairs
-        units = make_pairs(self.num_units(self.arguments.pairs), self.shape.vocabulary)
+        units = _gpu_training.make_pairs(self.num_units(self.arguments.pairs), self.shape.vocabulary)
         steps = [
             [
                 lay_out([d for one in hand for d in one], share_prompts=share).to(self.device)
@@ -181,10 +105,12 @@ class Bench:
                 PreferenceSettings(),
                 num_pairs=self.arguments.pairs,
                 num_chosen_targets=num_chosen,
-                rate=RATE,
+                rate=_gpu_training.RATE,
             ).loss
 
-        return self.measured(steps, step) | {"tokens_per_pair_twice": float(lengths()[:, [0, 0, 2, 3]].sum(1).mean())}
+        return self.measured(steps, step) | {
+            "tokens_per_pair_twice": float(_gpu_training.lengths()[:, [0, 0, 2, 3]].sum(1).mean())
+        }
 
     def num_units(self, a_step: int) -> int:
         return a_step * (self.arguments.warm_up + self.arguments.steps)
@@ -213,9 +139,9 @@ class Bench:
         if self.arguments.profile:
             self.profile(step, len(steps) - 1)
         return {
-            "mfu": spread(mfus),
-            "tokens_per_s": spread([n / s for n, s in zip(tokens, seconds, strict=True)]),
-            "step_s": spread(seconds),
+            "mfu": _gpu_training.spread(mfus),
+            "tokens_per_s": _gpu_training.spread([n / s for n, s in zip(tokens, seconds, strict=True)]),
+            "step_s": _gpu_training.spread(seconds),
             "tokens_a_step": float(np.mean(tokens)),
             "documents_a_microbatch": float(np.mean([b.num_documents for batches in steps for b in batches])),
             "targets_share": float(np.mean([b.num_targets / len(b.tokens) for batches in steps for b in batches])),
@@ -239,14 +165,13 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
-
-
 def matmul_rate(size: int = 8192) -> dict:
     """bf16 operations a second of a large square product, and of the model's own largest one."""
     found = {}
-    for name, (m, k, n) in {"square": (size, size, size), "up_projection": (4 * PACK_TOKENS, 3072, 8192)}.items():
+    for name, (m, k, n) in {
+        "square": (size, size, size),
+        "up_projection": (4 * _gpu_training.PACK_TOKENS, 3072, 8192),
+    }.items():
         a = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
         b = torch.randn(k, n, device="cuda", dtype=torch.bfloat16)
         rates = []
@@ -258,40 +183,39 @@ def matmul_rate(size: int = 8192) -> dict:
             torch.cuda.synchronize()
             if i >= 5:
                 rates.append(10 * 2 * m * k * n / (time.perf_counter() - began))
-        found[name] = spread(rates)
+        found[name] = _gpu_training.spread(rates)
     return found
 
 
 def one(part: str, arguments: argparse.Namespace) -> dict:
     """One contender, in this process."""
-    if part == "matmul":
+    if part.startswith("matmul"):
         return matmul_rate()
     if part.startswith("trl"):
         import _gpu_trl
 
         return _gpu_trl.measure(batch=int(part.split("_")[1]), arguments=arguments)
-    arguments.compile = arguments.compile and part != "sft_eager"
-    found = {}
+    arguments.compile = part != "sft_eager"
+    arguments.keep_gathered = part != "sft_regathered"
     bench = Bench(arguments)
-    for name in part.split("+"):
-        print(name, file=sys.stderr, flush=True)
-        run = bench.sft if name.startswith("sft") else lambda: bench.dpo(share=name == "dpo")  # noqa: B023
-        found[name] = run()
-        print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
-    return found | {"weights": bench.num_weights}
+    facts = bench.sft() if part.startswith("sft") else bench.dpo(share=part == "dpo")
+    return facts | {"weights": bench.num_weights}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="matmul,sft+dpo+dpo_unshared", help="processes, by comma; + in one process")
-    parser.add_argument("--shape", choices=SHAPES, default="3b")
+    parser.add_argument(
+        "--parts",
+        default="matmul,sft,dpo,dpo_unshared,trl_2,trl_1,sft_regathered,sft_eager,matmul_after",
+        help="contenders, by comma, each in a process of its own",
+    )
+    parser.add_argument("--shape", choices=_gpu_training.SHAPES, default="3b")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--packs", type=int, default=16, help="a step")
     parser.add_argument("--micro-packs", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=64, help="a step")
-    parser.add_argument("--micro-pairs", type=int, default=16)
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--pairs", type=int, default=48, help="a step")
+    parser.add_argument("--micro-pairs", type=int, default=12)
     parser.add_argument("--profile", help="append tables of the last step's kernels to this file")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -306,7 +230,7 @@ def main() -> None:
             [sys.executable, *sys.argv, "--one", part], stdout=subprocess.PIPE, text=True, check=False
         )
         answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.returncode}
-        found |= answer if "+" in part or part.startswith("sft") else {part: answer}
+        found[part] = answer
         print(f"{part}: {time.perf_counter() - began:.0f} s in all", file=sys.stderr, flush=True)
         if arguments.out:
             arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,8 @@ START_S = 60.0
 """Processes, loading and the first compilation; an assumption."""
 RESERVE_BYTES = 6e9
 """Activations of one micro-batch with recomputation, gathered layers and libraries; an assumption."""
+GATHERED_BYTES = 2
+"""Of every weight that is kept gathered for computing, in bfloat16."""
 STATE_BYTES = 16
 """Of every weight: float32 weight, gradient, and the two moments of Adam."""
 

@@ -10,6 +10,7 @@ from moaa_ray.core.model_size import ModelShape
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.training_cost import (
     ASSUMED_MFU,
+    GATHERED_BYTES,
     RESERVE_BYTES,
     START_S,
     TrainingWork,
@@ -127,6 +128,13 @@ def _check_memory(
         return 0.0
     is_sharded = config.strategy in ("fsdp2", "deepspeed")
     held, room = state_bytes(shape, workers if is_sharded else 1), gpu.memory_bytes - RESERVE_BYTES
+    gathered = shape.num_params * GATHERED_BYTES if config.keep_gathered else 0.0
+    if held <= room < held + gathered:
+        raise ConfigError(
+            f"{stage}.keep_gathered = true: {gathered / 1e9:.0f} GB of gathered weights beside {held / 1e9:.0f} GB of "
+            f"weights, gradients and optimizer on each of {workers} GPUs, and a {gpu.name} has {room / 1e9:.0f} GB for "
+            "both; leave it out, or use more GPUs"
+        )
     if held <= room:
         return held
     needed = ceil(state_bytes(shape, 1) / room)

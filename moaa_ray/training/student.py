@@ -4,6 +4,8 @@ The whole computation of a loss's ingredients is one forward call of one module,
 ZeRO-3, which act around forward calls, gather every weight it needs.
 """
 
+import sys
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,7 @@ class Student(nn.Module):
             head.weight = model.get_input_embeddings().weight  # pyright: ignore
         model.set_output_embeddings(head)  # pyright: ignore
         fuse_norms(model)
+        rotate_by_token(model)
         self.model = model
 
     @property
@@ -93,4 +96,12 @@ def fuse_norms(model: nn.Module) -> None:
                 setattr(parent, name, FusedRMSNorm(child.weight, child.variance_epsilon))  # pyright: ignore
 
 
+def rotate_by_token(model: nn.Module) -> None:
+    """Have the model's modeling module of `transformers` turn queries and keys with attention.rotate, for good."""
+    modeling = sys.modules[type(model).__module__]
+    if modeling.__name__.rpartition("_")[2] in LLAMA_KIND_ROTATIONS:
+        modeling.apply_rotary_pos_emb = attention.rotate  # pyright: ignore
+
+
+LLAMA_KIND_ROTATIONS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 LLAMA_KIND_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")

@@ -67,6 +67,7 @@ def make_job(
             is_bf16=config.precision == "bf16",
             activation_checkpointing=config.activation_checkpointing,
             compile=config.compile,
+            keep_gathered=config.keep_gathered,
             max_grad_norm=config.max_grad_norm,
             adamw=adamw,
         ),

@@ -158,6 +158,8 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "no such file, folder or match" in refused(write_recipe(folder, "away"), "sft.data.0.path=nowhere.parquet")
     no_model = refused(write_recipe(folder, "no-sft"), 'dpo.student=""', stage="dpo")
     assert "no model there to start dpo from; run `moaa train sft` first" in no_model
+    kept = refused(write_recipe(folder, "one"), "sft.strategy=ddp", "sft.keep_gathered=true")
+    assert "keep_gathered = true with strategy = ddp: only fsdp2 gathers" in kept
     assert "strategy = single with workers = 2" in refused(write_recipe(folder, "one"), "sft.strategy=single")
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"

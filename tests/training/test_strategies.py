@@ -26,7 +26,8 @@ def test_accumulation_changes_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "num_workers", "per_worker"), [("ddp", 2, 4), ("fsdp2", 1, 8), ("fsdp2", 2, 1), ("fsdp2", 4, 2)]
+    ("strategy", "num_workers", "per_worker"),
+    [("ddp", 2, 4), ("fsdp2", 1, 8), ("fsdp2", 2, 1), ("fsdp2", 4, 2), ("fsdp2 gathered", 2, 1)],
 )
 def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker):
     alone = train_steps("single", num_workers=1, per_worker=8, num_steps=10)

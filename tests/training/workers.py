@@ -53,7 +53,8 @@ def _train(
     rank: int, objective: str, name: str, num_workers: int, per_worker: int, family: str, num_steps: int
 ) -> list[StepResult]:
     world = World(rank=rank, size=num_workers, workers_per_node=num_workers)
-    strategy = STRATEGIES[name](Student(make_model(family)), world, Numerics())
+    numerics = Numerics(keep_gathered=name == "fsdp2 gathered")
+    strategy = STRATEGIES[name.split()[0]](Student(make_model(family)), world, numerics)
     documents = make_documents(LENGTHS)
     results = []
     for step in range(num_steps):

@@ -36,6 +36,8 @@ class Numerics:
     is_bf16: bool = False
     activation_checkpointing: bool = False
     compile: bool = False
+    keep_gathered: bool = False
+    """fsdp2: weights stay gathered through a step instead of being gathered twice for every microbatch."""
     max_grad_norm: float = 1.0
     adamw: AdamWSettings = field(default_factory=AdamWSettings)
 

@@ -26,7 +26,7 @@ class Fsdp2(Plain):
         compute = torch.bfloat16 if self.numerics.is_bf16 else None
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in student.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy)
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not self.numerics.keep_gathered)
         fully_shard(student, mesh=mesh, mp_policy=policy)
         self._place(student)
         return student
@@ -44,6 +44,7 @@ class Fsdp2(Plain):
         if is_hybrid(self.world):
             model.set_requires_all_reduce(is_last)
         model.set_is_last_backward(is_last)
+        model.set_reshard_after_backward(is_last or not self.numerics.keep_gathered)
         yield
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
