@@ -49,7 +49,6 @@ ROWS = Metric(
 ROW_FAILURES = Metric(name="moaa_row_failures_total", labels=("reason",), text="failed and quarantined rows by reason")
 ROWS_LEFT = Metric(name="moaa_rows_left", text="rows that the present phase has yet to commit, once per user turn")
 BLOCKS_IN_LINE = Metric(name="moaa_blocks_in_line", text="blocks between admission and commit")
-POOL_ROWS = Metric(name="moaa_pool_rows_total", labels=("pool",), text="rows that the pool has answered")
 CALLS = Metric(name="moaa_calls_total", labels=("pool",), text="requests that have a completion or failed")
 CALL_FAILURES = Metric(
     name="moaa_call_failures_total", labels=("pool", "reason"), text="requests without a completion, by reason"
@@ -81,7 +80,7 @@ MFU = Metric(name="moaa_training_mfu_ratio", text="part of the GPU's peak operat
 MEMORY = Metric(name="moaa_training_memory_bytes", text="peak memory of the first worker's GPU, or of its process")
 
 METRICS = (
-    STAGE_ACTIVE, STAGE_ERRORS, ROWS, ROW_FAILURES, ROWS_LEFT, BLOCKS_IN_LINE, POOL_ROWS, CALLS, CALL_FAILURES,
+    STAGE_ACTIVE, STAGE_ERRORS, ROWS, ROW_FAILURES, ROWS_LEFT, BLOCKS_IN_LINE, CALLS, CALL_FAILURES,
     PROMPT_TOKENS, COMPLETION_TOKENS, BUSY_SECONDS, UP_SECONDS, ENGINE_DEATHS, OPEN_REQUESTS, ENGINES_UP, STEP, STEPS,
     STEP_SECONDS, LOSS, VALIDATION_LOSS, LEARNING_RATE, GRADIENT_NORM, TOKENS_PER_SECOND, MFU, MEMORY,
 )  # fmt: skip

@@ -25,7 +25,6 @@ def _tell_pool(told: Telemetry, pool: PoolSnapshot) -> None:
     stats, name = pool.stats, pool.name
     told.show(telemetry.OPEN_REQUESTS, sum(s.open_requests for s in stats), pool=name)
     told.show(telemetry.ENGINES_UP, sum(s.state == "up" for s in stats), pool=name)
-    told.count(telemetry.POOL_ROWS, pool.rows_done, pool=name)
     told.count(telemetry.CALLS, sum(s.calls for s in stats), pool=name)
     told.count(telemetry.PROMPT_TOKENS, sum(s.prompt_tokens for s in stats), pool=name)
     told.count(telemetry.COMPLETION_TOKENS, sum(s.completion_tokens for s in stats), pool=name)

@@ -39,7 +39,6 @@ def test_a_phase_is_told_by_the_counts_of_its_snapshots():
         ("moaa_row_failures_total", "aggregate: timeout"): 1,
         ("moaa_open_requests", "l0.a"): 3,
         ("moaa_engines_up", "l0.a"): 1,
-        ("moaa_pool_rows_total", "l0.a"): 9,
         ("moaa_calls_total", "l0.a"): 6,
         ("moaa_call_failures_total", "l0.a", "timeout"): 2,
         ("moaa_call_failures_total", "l0.a", "empty"): 1,
