@@ -176,7 +176,8 @@ def _watch(run: StageRun, line: Line, coordinator, telemetry: Telemetry, *, titl
     run.rows_redone += sum(pool.rows_redone for pool in snapshot.pools)
     record(snapshot)
     timeline.note(snapshot, is_last=True)
-    tell(telemetry, snapshot, total=total)
+    # A phase that came to its end has none left, though a row that failed never gets to its later turns.
+    tell(telemetry, snapshot, total=total if snapshot.stop_reason else 0)
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
     if progress.worked:
