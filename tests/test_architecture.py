@@ -34,6 +34,7 @@ LAZY_VENDOR_ALLOWED = {
     "engines": {"vllm", "transformers", "torch"},
     "demo": {"torch", "transformers"},
     "submission.py": {"ray"},
+    "telemetry.py": {"ray"},
     "training": {"transformers"},
 }
 

@@ -7,11 +7,11 @@ survive, because the committed files are the only ledger.
 import asyncio
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moaa_ray.core.admission import Admission, RowRef, WorkBlock
 from moaa_ray.core.suspects import Sorting, Suspects
-from moaa_ray.generation.host_stats import HostStats
+from moaa_ray.generation.host_stats import GONE, HostStats
 from moaa_ray.generation.node_events import is_blameless_death
 
 
@@ -137,7 +137,7 @@ class Coordinator:
             if before.worker_id == worker_id:
                 return
             state.worker_deaths += 1
-            state.past.append(before.stats)
+            state.past.append(replace(before.stats, state=GONE, open_requests=0))
             state.rows_redone += len(before.open_ids)
             if before.open_ids:
                 blameless = await asyncio.to_thread(is_blameless_death, before.node_id, before.worker_id)

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from moaa_ray.types import Completion
 
+GONE = "gone"
+"""The state of an engine whose worker process is dead: its counts are kept, and it is none of the pool's engines."""
+
 
 @dataclass
 class HostStats:

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
+from moaa_ray.generation.host_stats import GONE
 
 _LOG_EVERY_S = 15.0
 _RATE_WINDOW_S = 30.0
@@ -129,9 +130,9 @@ def busy_fraction(pool: PoolSnapshot) -> float:
 
 def pool_state(pool: PoolSnapshot) -> str:
     """The engines of a pool in a few words."""
-    if not pool.stats:
+    states = Counter(stats.state for stats in pool.stats if stats.state != GONE)
+    if not states:
         return "waiting for its first block" if pool.num_workers else "waiting for GPUs or CPUs"
-    states = Counter(stats.state for stats in pool.stats)
     text = ", ".join(f"{n} {state}" if n > 1 else state for state, n in states.most_common())
     deaths = sum(stats.deaths for stats in pool.stats) + pool.worker_deaths
     return text + (f", {deaths} deaths" if deaths else "")

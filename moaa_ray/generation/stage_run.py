@@ -20,12 +20,14 @@ from moaa_ray.generation.placing import line_pools, ray_cluster
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import session
 from moaa_ray.generation.summary import Planned, PoolSummary, pool_summary
+from moaa_ray.generation.telling import tell
 from moaa_ray.generation.timeline import Timeline
 from moaa_ray.generation.todo import Prompts, Step
 from moaa_ray.generation.usage import write_usage
 from moaa_ray.generation.watching import run_watched
 from moaa_ray.planning.planner import PlanInput, plan_stage
 from moaa_ray.run_record import put_progress, set_stage
+from moaa_ray.telemetry import Telemetry
 
 
 @dataclass(kw_only=True)
@@ -141,10 +143,11 @@ def _run_phase(run: StageRun, phase: Phase, pools: list[Pool], turn: int | None,
         start_timeout_s=run.plan.recipe.ray.start_timeout_s,
     )
     total = len(here) + sum(later.values())
-    _watch(run, line, start_coordinator(line, blocks), title=title, total=total)
+    with Telemetry(run=run.plan.recipe.name, stage=run.work.stage) as telemetry:
+        _watch(run, line, start_coordinator(line, blocks), telemetry, title=title, total=total)
 
 
-def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) -> None:
+def _watch(run: StageRun, line: Line, coordinator, telemetry: Telemetry, *, title: str, total: int) -> None:
     settings, before = run.plan.settings, list(run.pools)
     progress = Progress(title=title, total=total, warn_after_s=settings.warn_after_s, console=run.console)
     part = f"e{run.epoch.number:06d}-{run.num_phases_begun:03d}"
@@ -153,6 +156,7 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
     def show(snapshot: Snapshot) -> None:
         progress.show(snapshot)
         timeline.note(snapshot)
+        tell(telemetry, snapshot, total=total)
 
     def record(snapshot: Snapshot) -> None:
         run.pools = [*before, *_pool_summaries(run, line, snapshot)]
@@ -172,6 +176,8 @@ def _watch(run: StageRun, line: Line, coordinator, *, title: str, total: int) ->
     run.rows_redone += sum(pool.rows_redone for pool in snapshot.pools)
     record(snapshot)
     timeline.note(snapshot, is_last=True)
+    # A phase that came to its end has none left, though a row that failed never gets to its later turns.
+    tell(telemetry, snapshot, total=total if snapshot.stop_reason else 0)
     run.max_blocks_in_line = max(run.max_blocks_in_line, snapshot.max_blocks_in_line)
     ray.kill(coordinator)
     if progress.worked:

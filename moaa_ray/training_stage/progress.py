@@ -6,8 +6,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from moaa_ray import telemetry
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.data.store import Store
+from moaa_ray.telemetry import Telemetry
 
 _LOG_EVERY_S = 15.0
 _RATE_STEPS = 20
@@ -22,7 +24,7 @@ class TrainingProgress:
         self._console = console or Console(stderr=True, highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._last_log = 0.0
-        self._shown = -1
+        self._lines: list[dict] = []
 
     def __enter__(self) -> "TrainingProgress":
         if self._console.is_terminal:
@@ -45,23 +47,55 @@ class TrainingProgress:
             f"{num_workers} worker{'s' if num_workers > 1 else ''}"
         )
 
-    def show(self) -> None:
-        """Draw the newest step; a log gets a line every quarter of a minute."""
+    def show(self, told: Telemetry, *, is_last: bool = False) -> None:
+        """Draw the newest step; a log gets a line every quarter of a minute, and the last one always.
+
+        told hears of the newest step each time, also where nothing is drawn.
+        """
         from moaa_ray.training.metrics import read_metrics
 
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._last_log < _LOG_EVERY_S:
-            return
-        self._last_log = now
-        lines = read_metrics(self._store, f"metrics/{self._stage}.jsonl")
-        if not lines or lines[-1]["step"] == self._shown:
-            return
-        self._shown = lines[-1]["step"]
+        if self._console.is_terminal or is_last or now - self._last_log >= _LOG_EVERY_S:
+            self._last_log = now
+            lines = read_metrics(self._store, f"metrics/{self._stage}.jsonl")
+            if lines and (not self._lines or lines[-1]["step"] != self._lines[-1]["step"]):
+                self._draw(lines)
+            self._lines = lines
+        tell(told, self._lines)
+
+    def _draw(self, lines: list[dict]) -> None:
         text = progress_line(self._stage, lines)
         if self._console.is_terminal:
             self._live.update(Text(text), refresh=True)
         else:
             self._console.print(text, soft_wrap=True)
+
+
+_TOLD = {
+    "num_steps": telemetry.STEPS,
+    "seconds": telemetry.STEP_SECONDS,
+    "loss": telemetry.LOSS,
+    "learning_rate": telemetry.LEARNING_RATE,
+    "grad_norm": telemetry.GRADIENT_NORM,
+    "tokens_per_s": telemetry.TOKENS_PER_SECOND,
+    "mfu": telemetry.MFU,
+    "memory_bytes": telemetry.MEMORY,
+}
+"""What a line of metrics holds, and the name that it is told by."""
+
+
+def tell(told: Telemetry, lines: list[dict]) -> None:
+    """Tell Prometheus that training goes on, and what the newest of its lines holds."""
+    told.show(telemetry.STAGE_ACTIVE, 1)
+    if not lines:
+        return
+    told.show(telemetry.STEP, lines[-1]["step"] + 1)
+    for name, metric in _TOLD.items():
+        if name in lines[-1]:
+            told.show(metric, lines[-1][name])
+    validated = _validated(lines)
+    if validated is not None:
+        told.show(telemetry.VALIDATION_LOSS, validated["validation_loss"])
 
 
 def progress_line(stage: str, lines: list[dict]) -> str:
@@ -83,10 +117,15 @@ def progress_line(stage: str, lines: list[dict]) -> str:
         f"{last['memory_bytes'] / 2**30:.1f} GiB",
         f"{_duration(left)} left",
     ]
-    validated = next((line for line in reversed(lines) if "validation_loss" in line), None)
+    validated = _validated(lines)
     if validated is not None:
         parts.append(f"validation loss {validated['validation_loss']:.4f} at step {validated['step'] + 1:,}")
     return ", ".join(parts)
+
+
+def _validated(lines: list[dict]) -> dict | None:
+    """The newest line with a validation."""
+    return next((line for line in reversed(lines) if "validation_loss" in line), None)
 
 
 def _duration(seconds: float) -> str:

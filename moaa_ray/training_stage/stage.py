@@ -22,6 +22,7 @@ from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
 from moaa_ray.run_record import join_run, put_summary, set_stage
 from moaa_ray.settings.training import DpoConfig, SftConfig
+from moaa_ray.telemetry import Telemetry
 from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import (
     Dataset,
@@ -151,7 +152,10 @@ def _train(
             checkpoint_every=config.checkpoint_every or max(1, math.ceil(plan.num_steps / _CHECKPOINTS_A_RUN)),
         )  # fmt: skip
         progress.begin(plan, workers.num)
-        run_training(job, workers, attempt=f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}", watch=progress.show)
+        attempt = f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}"
+        with Telemetry(run=loaded.recipe.name, stage=stage) as told:
+            run_training(job, workers, attempt=attempt, watch=lambda: progress.show(told))
+            progress.show(told, is_last=True)
     return prepared, workers
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import re
 from collections import Counter
@@ -5,7 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
+from moaa_ray.generation.coordinator import Coordinator, PoolSnapshot, Snapshot
 from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.generation.progress import Progress, busy_fraction, diagnosis, duration, num_done, pool_state
 
@@ -106,6 +107,24 @@ def test_the_diagnosis_names_the_pools_in_line_order():
 def test_a_pools_state_counts_its_engines_and_their_deaths():
     stats = [HostStats(state="up", deaths=2), HostStats(state="up"), HostStats(state="retrying: no GPU")]
     assert pool_state(pool(stats=stats, worker_deaths=1)) == "2 up, retrying: no GPU, 3 deaths"
+
+
+def test_an_engine_that_went_with_its_worker_is_none_of_the_pool_s_and_its_counts_stay():
+    coordinator = Coordinator([], pool_names=["p"], num_credits=1, block_rows=1, max_failed=0, stage="generate")
+
+    async def restarted() -> PoolSnapshot:
+        await coordinator.placed("p", "actor")
+        await coordinator.join("p", "actor", "node", "first")
+        await coordinator.report("p", "actor", HostStats(state="up", calls=7, open_requests=3))
+        await coordinator.join("p", "actor", "node", "second")
+        await coordinator.report("p", "actor", HostStats(state="up", calls=1, open_requests=2))
+        (found,) = (await coordinator.snapshot()).pools
+        return found
+
+    found = asyncio.run(restarted())
+    assert pool_state(found) == "up, 1 deaths"
+    assert sum(stats.calls for stats in found.stats) == 8
+    assert sum(stats.open_requests for stats in found.stats) == 2
 
 
 def test_the_busy_part_is_that_of_the_engines_lifetime_and_nothing_without_engines():

@@ -1,6 +1,7 @@
-"""The line that people see."""
+"""The line that people see, and what Prometheus is told."""
 
-from moaa_ray.training_stage.progress import progress_line
+from moaa_ray.training_stage.progress import progress_line, tell
+from tests.telling import Heard
 
 
 def line(step: int, **more) -> dict:
@@ -22,3 +23,28 @@ def test_pairs_show_accuracy_and_margin_and_the_newest_validation():
     )
     assert "loss 1.2500, accuracy 0.75, margin 0.200" in text
     assert text.endswith("validation loss 0.6931 at step 4")
+
+
+def test_prometheus_is_told_of_the_newest_step_and_the_newest_validation():
+    heard = Heard()
+    lines = [line(8, validation_loss=1.5, mfu=0.4), line(9, loss=0.25, mfu=0.43, tokens_per_s=1500.0)]
+    tell(heard, lines)
+    assert heard.last() == {
+        ("moaa_stage_active",): 1,
+        ("moaa_training_step",): 10,
+        ("moaa_training_steps",): 100,
+        ("moaa_training_step_seconds",): 2.0,
+        ("moaa_training_loss",): 0.25,
+        ("moaa_training_validation_loss",): 1.5,
+        ("moaa_training_learning_rate",): 8e-6,
+        ("moaa_training_gradient_norm",): 2.0,
+        ("moaa_training_tokens_per_second",): 1500.0,
+        ("moaa_training_mfu_ratio",): 0.43,
+        ("moaa_training_memory_bytes",): 3 * 2**30,
+    }
+
+
+def test_a_training_without_a_step_yet_is_active_and_says_no_more():
+    heard = Heard()
+    tell(heard, [])
+    assert heard.last() == {("moaa_stage_active",): 1}
