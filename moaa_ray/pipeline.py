@@ -35,6 +35,7 @@ from moaa_ray.planning.run import preferences_to_plan, stages_to_plan
 from moaa_ray.recipe import STAGES, Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.settings.models import WeightsModel
+from moaa_ray.training_stage.trackers import check_trackers
 
 R = TypeVar("R", bound=Run)
 REPEATED: tuple[StageName, ...] = ("sample", "judge", "dpo")
@@ -127,7 +128,11 @@ def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], Non
     """
     from moaa_ray.generation.session import one_session
 
-    steps = list(steps_of(views.preference.recipe, views.run_dir))
+    recipe = views.preference.recipe
+    for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
+        if stage in recipe.run.stages:
+            check_trackers(stage, config.track)
+    steps = list(steps_of(recipe, views.run_dir))
     done = []
     with one_session(cpu_slots=_cpu_slots(views), with_dashboard=views.training is not None):
         for number, step in enumerate(steps, 1):

@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from moaa_ray.settings.models import Config, Execution
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
 
 class StudentConfig(Config):
     """The model to be trained."""
@@ -107,6 +109,8 @@ class TrainingConfig(Config):
     """Which state becomes the model: after the last step, or at the best validation."""
     early_stopping: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better one; unset: never."""
+    track: Annotated[list[TrackerName], Execution] = Field(default=["tensorboard"])
+    """Who is told of every step's metrics, beside metrics/<stage>.jsonl; wandb and mlflow have to be installed."""
     max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
     """How often lost workers or nodes are replaced before the stage fails."""
 
