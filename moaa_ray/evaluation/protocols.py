@@ -132,15 +132,15 @@ class ArenaHardProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class MtBenchProtocol:
-    """Two games: the first answer, and the second one with the conversation before it."""
+    """Two games: the first answer, and the second one, where there is one, with the conversation before it."""
 
     sampling: Sampling
     is_repeated: bool = False
     version: str = mt_bench.PROMPT_VERSION
 
     def num_games(self, row: Row) -> int:
-        """One for each turn."""
-        return mt_bench.NUM_TURNS
+        """One for each turn that is answered."""
+        return len(texts(row, MODEL))
 
     def messages(self, row: Row, game: int, *, fence: str, is_repeated: bool = False) -> tuple[Message, ...]:
         """How good the last answer is, from 1 to 10."""

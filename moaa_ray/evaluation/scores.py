@@ -73,6 +73,9 @@ def score(
                     what = f"{model}, mt_bench"
                     given = _attempt(scored, what, lambda g: mt_bench.mt_bench_scores(g, seed=seed), grades)
                     scored.models[model].mt_bench = given
+                    if given is not None and given.lacking:
+                        told = ", ".join(f"{reason} {num:,}" for reason, num in given.lacking.items())
+                        scored.notes.append(f"{model}: grades that MT-Bench lacks, by turn and reason: {told}")
     return scored
 
 
@@ -158,10 +161,19 @@ def _games(model: str, one: Outcome) -> list[Game]:
 
 
 def _grades(one: Outcome) -> list[Graded]:
-    said = {game["turn"]: game["value"] for game in one.record["games"]} if one.record else {}
+    """One for each turn; what was not judged has no grade."""
+    said = {game["turn"]: game for game in one.record["games"]} if one.record else {}
+    without = {"value": None, "error": "not_judged" if one.texts else "no_answer"}
+    games = [(turn, said.get(turn, without)) for turn in range(mt_bench.NUM_TURNS)]
     return [
-        Graded(question_id=one.question.id, category=one.question.category, turn=turn, grade=said.get(turn))
-        for turn in range(mt_bench.NUM_TURNS)
+        Graded(
+            question_id=one.question.id,
+            category=one.question.category,
+            turn=turn,
+            grade=game["value"],
+            lacks=game["error"],
+        )
+        for turn, game in games
     ]
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from moaa_ray.data import publish, schemas
-from moaa_ray.data.store import open_store
+from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.evaluation.answering import STAGE, samplings_of
 from moaa_ray.evaluation.benchmarks import Bench, check_opponent, read_benchmarks
 from moaa_ray.evaluation.contestants import Contestant, find_contestants
-from moaa_ray.evaluation.rows import Texts, answers_of, outcomes_of, question_rows, tasks_of
+from moaa_ray.evaluation.rows import Said, answers_of, outcomes_of, question_rows, tasks_of
 from moaa_ray.evaluation.scores import Outcomes, Scored, score
 from moaa_ray.evaluation.stages import answer_stage, judge_stage
 from moaa_ray.evaluation.table import markdown
@@ -106,15 +106,15 @@ def _check_restart(restart: Sequence[str], contestants: Sequence[Contestant], be
             raise ConfigError(f"--restart {name}: no model that is evaluated, and no judge; {choices(name, known)}")
 
 
-def _stored(loaded: LoadedPreference, one: Contestant, benches: Sequence[Bench]) -> dict[Benchmark, Texts]:
+def _stored(loaded: LoadedPreference, one: Contestant, benches: Sequence[Bench]) -> dict[Benchmark, dict[str, Said]]:
     """The answers that are there already. Raises where they are not complete, or are the baseline's own."""
-    found: dict[Benchmark, Texts] = {}
+    found: dict[Benchmark, dict[str, Said]] = {}
     for bench in benches:
         if one.stored is None:
             check_opponent(bench, one, loaded.recipe.models[one.engine].model, {})
         elif (stored := bench.stored(one, base_dir=str(loaded.base_dir))) is not None:
             check_opponent(bench, one, stored.model, stored.texts)
-            found[bench.name] = stored.texts
+            found[bench.name] = {question: Said(texts=texts) for question, texts in stored.texts.items()}
     return found
 
 
@@ -130,8 +130,14 @@ def _run(
     if console is not None:
         console.print(f"{STAGE}: {place}", style="dim")
     summary = put_through(stage, store, rows, console=console)
-    tables = publish.read_batches(store, stage.folder, batch_rows=_BATCH_ROWS)
-    return [record for table in tables for record in table.to_pylist()], Cost.of(summary)
+    return _records(store, stage), Cost.of(summary)
+
+
+def _records(store: Store, stage: RowStage) -> list[schemas.Record]:
+    """What is published of a stage, rows included that have failed with a part of them done."""
+    folders = (stage.folder, stage.failed_folder)
+    tables = (table for folder in folders for table in publish.read_batches(store, folder, batch_rows=_BATCH_ROWS))
+    return [record for table in tables for record in table.to_pylist()]
 
 
 def _about(loaded: LoadedPreference, bench: Bench) -> dict[str, Any]:

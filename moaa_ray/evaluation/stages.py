@@ -10,7 +10,14 @@ from moaa_ray.evaluation.answering import STAGE, answer_work
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.contestants import Contestant
 from moaa_ray.evaluation.judging import INPUTS, REPEAT, close_judged, judge_passes
-from moaa_ray.evaluation.rows import Asked, Task, answers_table, judged_table
+from moaa_ray.evaluation.rows import (
+    Asked,
+    Task,
+    answers_table,
+    judged_table,
+    unfinished_answers,
+    unfinished_judgments,
+)
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.lines.mixture import expected_completion
 from moaa_ray.loading import LoadedPreference
@@ -20,6 +27,8 @@ from moaa_ray.preference.stage import RowStage
 from moaa_ray.run_record import model_digests
 from moaa_ray.types import Sampling
 
+UNFINISHED = "unfinished"
+"""Folder of rows that have failed with a part of them done, which counts."""
 _TEMPLATE_TOKENS = 300
 """Tokens of a judge's prompt beside the question and the answers; an assumption."""
 
@@ -43,6 +52,8 @@ def answer_stage(
         folder="answers",
         schema=ANSWERS,
         usable=partial(answers_table, asked=asked),
+        failed_folder=UNFINISHED,
+        failed_record=partial(unfinished_answers, asked=asked),
         facts={"model": one.name},
     )
 
@@ -64,6 +75,8 @@ def judge_stage(
         folder="judged",
         schema=JUDGED,
         usable=partial(judged_table, tasks=tasks),
+        failed_folder=UNFINISHED,
+        failed_record=partial(unfinished_judgments, tasks=tasks),
         facts={"judge": judge},
     )
 
