@@ -21,6 +21,19 @@ NO_ANSWER = "no_answer"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Said:
+    """One model's answers to one question, from the first turn on."""
+
+    texts: tuple[str, ...]
+    lacks: str = ""
+    """Why the turn after them has no answer; empty: every turn has one."""
+
+
+Answered = Mapping[Benchmark, Mapping[str, Said]]
+"""By benchmark and question, what one model has answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswerPass:
     """One completion for every turn of every question; each benchmark and category has a sampling of its own."""
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from moaa_ray.data import schemas
 from moaa_ray.data.evaluation_schemas import ANSWERS, JUDGED
-from moaa_ray.evaluation.answering import NO_ANSWER, question_row, source_of, unanswered
+from moaa_ray.evaluation.answering import NO_ANSWER, Answered, Said, question_row, source_of, unanswered
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.judging import readings
 from moaa_ray.evaluation.mt_bench import Question
@@ -17,19 +17,6 @@ from moaa_ray.evaluation.scores import Outcome
 from moaa_ray.generation.results import Failed
 from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Answer, Completion, Failure, Message, Row, Sampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said:
-    """One model's answers to one question, from the first turn on."""
-
-    texts: tuple[str, ...]
-    lacks: str = ""
-    """Why the turn after them has no answer; empty: every turn has one."""
-
-
-Answered = Mapping[Benchmark, Mapping[str, Said]]
-"""By benchmark and question, what one model has answered."""
 
 
 @dataclass(frozen=True, kw_only=True)

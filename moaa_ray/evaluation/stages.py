@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from moaa_ray.core.candidates import forget_failures
-from moaa_ray.core.passes import Pass, StageWork
 from moaa_ray.data.evaluation_schemas import ANSWERS, JUDGED
-from moaa_ray.evaluation.answering import STAGE, answer_work
+from moaa_ray.evaluation.answering import answer_work
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.contestants import Contestant
-from moaa_ray.evaluation.judging import INPUTS, REPEAT, close_judged, judge_passes
+from moaa_ray.evaluation.planning import answers_plan, judge_plan, judging_of
 from moaa_ray.evaluation.rows import (
     Asked,
     Task,
@@ -19,18 +17,14 @@ from moaa_ray.evaluation.rows import (
     unfinished_judgments,
 )
 from moaa_ray.fingerprint import section_fingerprint
-from moaa_ray.lines.mixture import expected_completion
 from moaa_ray.loading import LoadedPreference
-from moaa_ray.planning.planner import PlanInput
-from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.preference.stage import RowStage
 from moaa_ray.run_record import model_digests
+from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Sampling
 
 UNFINISHED = "unfinished"
 """Folder of rows that have failed with a part of them done, which counts."""
-_TEMPLATE_TOKENS = 300
-"""Tokens of a judge's prompt beside the question and the answers; an assumption."""
 
 
 def answer_stage(
@@ -45,8 +39,8 @@ def answer_stage(
     work = answer_work(one.engine, samplings, run_seed=loaded.recipe.seed)
     return RowStage(
         work=work,
-        plan=_plan(loaded, work, num_requests=1.0, num_shown=0),
-        made_with=_made_with(loaded, one.engine) | ({f"models.{one.engine}.files": one.digest} if one.digest else {}),
+        plan=answers_plan(loaded, work),
+        made_with=answers_made_with(loaded, one),
         restart=restart,
         restart_command=f"moaa evaluate --restart {one.name}",
         folder="answers",
@@ -54,7 +48,7 @@ def answer_stage(
         usable=partial(answers_table, asked=asked),
         failed_folder=UNFINISHED,
         failed_record=partial(unfinished_answers, asked=asked),
-        facts={"model": one.name},
+        facts={"model": one.name, "files": one.digest},
     )
 
 
@@ -62,14 +56,14 @@ def judge_stage(
     loaded: LoadedPreference, judge: str, tasks: Mapping[str, Task], benches: Sequence[Bench], *, restart: bool
 ) -> RowStage:
     """One judge judges what all models have answered to the benchmarks that it is the judge of."""
-    recipe = loaded.recipe
-    protocols = {bench.name: bench.protocol for bench in benches if bench.config.judge == judge}
-    passes = judge_passes(judge, protocols, run_seed=recipe.seed)
-    work = StageWork(stage=STAGE, passes=passes, close=close_judged, reopen=forget_failures, inputs=INPUTS)
+    counts: dict[Benchmark, int] = {
+        bench.name: len(bench.questions) for bench in benches if bench.config.judge == judge
+    }
+    work = judging_of(loaded, judge, counts)
     return RowStage(
         work=work,
-        plan=_plan(loaded, work, num_requests=2.0, num_shown=2),
-        made_with=_made_with(loaded, judge) | model_digests({judge: recipe.models[judge]}, loaded.base_dir),
+        plan=judge_plan(loaded, work, counts),
+        made_with=judge_made_with(loaded, judge),
         restart=restart,
         restart_command=f"moaa evaluate --restart {judge}",
         folder="judged",
@@ -77,28 +71,23 @@ def judge_stage(
         usable=partial(judged_table, tasks=tasks),
         failed_folder=UNFINISHED,
         failed_record=partial(unfinished_judgments, tasks=tasks),
-        facts={"judge": judge},
+        facts={"judge": judge, "models": list(dict.fromkeys(task.model for task in tasks.values()))},
     )
 
 
-def _plan(loaded: LoadedPreference, work: StageWork, *, num_requests: float, num_shown: int) -> PlanInput:
-    """For the planner; num_shown completions stand in a prompt, and a second reply is the exception."""
-    recipe = loaded.recipe
-    size = recipe.plan.prompt_tokens + num_shown * (recipe.plan.completion_tokens + _TEMPLATE_TOKENS // 2)
+def answers_made_with(loaded: LoadedPreference, one: Contestant) -> dict[str, str]:
+    """What a model answers with, by name."""
+    return _made_with(loaded, one.engine) | ({files_field(one): one.digest} if one.digest else {})
 
-    def load(p: Pass, window: int | None) -> PassLoad:
-        prompt = min(size, max(1.0, window - p.sampling.max_tokens)) if window else size
-        num = 0.0 if p.name == REPEAT else num_requests
-        return PassLoad(num_requests=num, prompt_tokens=prompt, completion_tokens=expected_completion(recipe, p))
 
-    return PlanInput(
-        stage=STAGE,
-        passes=work.passes,
-        loads=lambda windows: {p.name: load(p, windows[p.engine]) for p in work.passes},
-        recipe=recipe,
-        settings=recipe.evaluate,
-        base_dir=loaded.base_dir,
-    )
+def judge_made_with(loaded: LoadedPreference, judge: str) -> dict[str, str]:
+    """What a judge judges with, by name."""
+    return _made_with(loaded, judge) | model_digests({judge: loaded.recipe.models[judge]}, loaded.base_dir)
+
+
+def files_field(one: Contestant) -> str:
+    """The name under which the digest of a model's files stands."""
+    return f"models.{one.engine}.files"
 
 
 def _made_with(loaded: LoadedPreference, model: str) -> dict[str, str]:

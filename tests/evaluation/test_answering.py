@@ -1,10 +1,10 @@
 """How models answer the questions: each turn with those before it, each category at its temperature."""
 
-from moaa_ray.evaluation.answering import AnswerPass, answer_work, question_row, samplings_of
+from moaa_ray.evaluation.answering import AnswerPass, Said, answer_work, question_row, samplings_of
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.mt_bench import Question
 from moaa_ray.evaluation.protocols import protocol_of
-from moaa_ray.evaluation.rows import Asked, Said, answers_of, unfinished_answers
+from moaa_ray.evaluation.rows import Asked, answers_of, unfinished_answers
 from moaa_ray.settings.evaluation import EvaluateConfig
 from moaa_ray.types import Failure, Sampling
 from tests.core.rows import run_pass, said
