@@ -13,7 +13,7 @@ from moaa_ray.model_folders import local_problems, resolve_model
 from moaa_ray.recipe import PreferenceRecipe, RunConfig
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.settings.checks import choices, shown
-from moaa_ray.settings.evaluation import StoredAnswers
+from moaa_ray.settings.evaluation import AlpacaEvalConfig, Benchmark, StoredAnswers
 from moaa_ray.settings.models import ClassifierModel, Model, RuleModel, VllmModel
 from moaa_ray.settings.slots import STUDENT
 
@@ -81,12 +81,28 @@ def to_be_trained(recipe: PreferenceRecipe) -> dict[str, str]:
     return {name: place for name, place in run_students(recipe.run).items() if place.rsplit("/", 1)[1] in recipe.stages}
 
 
-def check_writes(loaded: LoadedPreference, model: str, *, field: str) -> None:
+def check_judge(loaded: LoadedPreference, benchmark: Benchmark) -> None:
+    """Raise ConfigError where the judge of a benchmark cannot say what it is asked for: text, or numbers."""
+    section = loaded.recipe.evaluate.benchmarks[benchmark]
+    field = f"evaluate.{benchmark}.judge"
+    if not isinstance(section, AlpacaEvalConfig):
+        _check_writes(loaded, section.judge, field=field)
+    elif section.preference != "scores":
+        way_out = "set evaluate.alpaca_eval.preference=scores, or take a model with engine vllm or openai"
+        _check_writes(loaded, section.judge, field=field, way_out=way_out)
+    elif not isinstance(loaded.recipe.models[section.judge], ClassifierModel | RuleModel):
+        raise ConfigError(
+            f"{field} = {shown(section.judge)}: writes text, and evaluate.alpaca_eval.preference = 'scores' compares "
+            "numbers; take a model with engine classifier or rule, or set preference to verdict or logprobs"
+        )
+
+
+def _check_writes(loaded: LoadedPreference, model: str, *, field: str, way_out: str = "") -> None:
     """Raise ConfigError where a model cannot write text, as a judge or a contestant has to."""
     if isinstance(loaded.recipe.models[model], ClassifierModel | RuleModel):
         raise ConfigError(
             f"{field} = {shown(model)}: scores what others wrote and writes nothing itself, so it has no logprobs and "
-            "no verdict to give; take a model with engine vllm or openai"
+            f"no verdict to give; {way_out or 'take a model with engine vllm or openai'}"
         )
 
 
@@ -125,7 +141,7 @@ def _checked(loaded: LoadedPreference, one: Contestant, ahead: Collection[str]) 
     if one.stored is not None:
         return one
     field = f"evaluate.models.{one.name}"
-    check_writes(loaded, one.engine, field=field)
+    _check_writes(loaded, one.engine, field=field)
     model = loaded.recipe.models[one.engine]
     if not isinstance(model, VllmModel):
         return one

@@ -26,7 +26,7 @@ from moaa_ray.types import Sampling
 PUBLISHED: Mapping[Benchmark, int] = {"alpaca_eval": 805, "arena_hard": 500, "mt_bench": 80}
 """Questions of the benchmarks' own files."""
 _NUM_GAMES: Mapping[Benchmark, int] = {"alpaca_eval": 1, "arena_hard": 2, "mt_bench": 2}
-"""What a judge is asked of one question."""
+"""What a judge that writes is asked of one question; one that scores is asked of both answers."""
 _TEMPLATE_TOKENS = 300
 """Tokens of a judge's prompt beside the question and the answers; an assumption."""
 
@@ -119,10 +119,13 @@ def judge_plan(loaded: LoadedPreference, work: StageWork, counts: Mapping[Benchm
     """One judge's work, for the planner; counts, the questions of each benchmark. A second reply is the exception."""
     recipe, config = loaded.recipe, loaded.recipe.evaluate
     model = recipe.models[work.passes[0].engine]
-    games: dict[Benchmark, int] = {name: max(1, num) * _NUM_GAMES[name] for name, num in counts.items()}
+    by_scores = isinstance(model, ClassifierModel | RuleModel)
+    each = {**_NUM_GAMES, "alpaca_eval": 2} if by_scores else _NUM_GAMES
+    games: dict[Benchmark, int] = {name: max(1, num) * each[name] for name, num in counts.items()}
     num_games = sum(games.values())
     longest = {name: protocol_of(name, config, run_seed=recipe.seed).sampling.max_tokens for name in games}
-    size = recipe.plan.prompt_tokens + 2 * recipe.plan.completion_tokens + _TEMPLATE_TOKENS
+    size = recipe.plan.prompt_tokens + recipe.plan.completion_tokens
+    size += 0 if by_scores else recipe.plan.completion_tokens + _TEMPLATE_TOKENS
 
     def load(p: Pass, window: int | None) -> PassLoad:
         mean = expected_completion(recipe, p)
@@ -130,7 +133,7 @@ def judge_plan(loaded: LoadedPreference, work: StageWork, counts: Mapping[Benchm
         return PassLoad(
             num_requests=0.0 if p.name == REPEAT else num_games / sum(max(1, num) for num in counts.values()),
             prompt_tokens=_within(size, p, window),
-            completion_tokens=0.0 if isinstance(model, ClassifierModel | RuleModel) else said,
+            completion_tokens=0.0 if by_scores else said,
         )
 
     return _plan(loaded, work, load)

@@ -89,14 +89,17 @@ def _legend(scored: Scored, about: About) -> Iterable[str]:
         against = f"against {facts['baseline']}, " if facts["baseline"] else ""
         yield (
             f"{_TITLES[name]}: {facts['num_questions']:,} questions, {against}judge {model}, prompt "
-            f"{facts['prompt_version']}, {_sampling(facts['sampling'])}; answers of at most "
+            f"{facts['prompt_version']}, {_sampling(facts)}; answers of at most "
             f"{facts['settings']['max_tokens']:,} tokens, {_temperature(facts['settings'])}"
         )
     yield from scored.notes
     yield from (f"no score: {problem}" for problem in scored.problems)
 
 
-def _sampling(sampling: Mapping[str, Any]) -> str:
+def _sampling(facts: Mapping[str, Any]) -> str:
+    if facts["settings"].get("preference") == "scores":
+        return "by which answer it scores higher"
+    sampling = facts["sampling"]
     if sampling["logprobs"]:
         return "by the logprobs of its first token"
     return f"temperature {sampling['temperature']:g}, at most {sampling['max_tokens']:,} tokens"

@@ -90,6 +90,18 @@ def test_by_verdict_alpaca_eval_asks_for_reasons_and_takes_the_decision():
     assert (reading.value, reading.grade) == ((1.0, "model") if reading.is_model_first else (0.0, "baseline"))
 
 
+def test_by_scores_alpaca_eval_asks_for_a_number_of_each_answer():
+    config = EvaluateConfig.model_validate({"alpaca_eval": {**SECTION, "preference": "scores"}})
+    protocol = protocol_of("alpaca_eval", config, run_seed=7)
+    row = judged_row("alpaca_eval", "ours")
+    asked = [protocol.messages(row, game, fence="7f") for game in range(protocol.num_games(row))]
+    assert [[m["content"] for m in messages] for messages in asked] == [["First?", "ours"], ["First?", "theirs"]]
+    assert [messages[-1]["role"] for messages in asked] == ["assistant", "assistant"]
+    assert protocol.read(row, 0, said("0.25")).value == 0.25
+    assert not protocol.read(row, 0, said("good")).is_read
+    assert protocol.num_games(judged_row("alpaca_eval", "theirs")) == 0
+
+
 @pytest.mark.parametrize("benchmark", ["alpaca_eval", "arena_hard"])
 def test_equal_texts_are_not_shown_to_a_judge(benchmark):
     row, asked = judge(judged_row(benchmark, "theirs"), lambda request: said("[[A>>B]]"))

@@ -1,5 +1,7 @@
 """From judged records to numbers: what is lacking counts as not judged, equal texts as ties."""
 
+from dataclasses import replace
+
 import pytest
 
 from moaa_ray.evaluation.benchmarks import Bench
@@ -47,6 +49,18 @@ def test_alpaca_eval_counts_equal_texts_half_and_leaves_out_what_was_not_judged(
     assert rates.win_rate.value == pytest.approx(50.0)
     assert (rates.num_valid, rates.num_total, rates.num_ties) == (3, 4, 1)
     assert scored.models["m"].length_controlled is not None
+
+
+def test_by_scores_the_higher_one_wins_and_equal_ones_are_a_tie():
+    """A win, a loss, a tie, and one whose baseline has no score: a mean of 50 % over 3 of 4."""
+    pairs = [(2.0, 1.0), (-1.0, 0.5), (0.0, 0.0), (1.0, None)]
+    judged = outcomes(*([{"value": ours}, {"value": theirs}] for ours, theirs in pairs))
+    config = EvaluateConfig.model_validate({"alpaca_eval": {**SECTION, "preference": "scores"}})
+    by_scores = replace(bench("alpaca_eval"), protocol=protocol_of("alpaca_eval", config, run_seed=0))
+    rates = score({"alpaca_eval": {"m": judged}}, [by_scores], ["m"], seed=0).models["m"].alpaca_eval
+    assert rates is not None
+    assert (rates.num_wins, rates.num_losses, rates.num_ties, rates.num_valid) == (1, 1, 1, 3)
+    assert rates.win_rate.value == pytest.approx(50.0)
 
 
 def test_arena_hard_counts_much_better_thrice_and_equal_texts_as_ties_in_both_orders():
