@@ -134,6 +134,10 @@ def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], Non
     from moaa_ray.generation.session import one_session
 
     steps = list(steps_of(views.preference.recipe, views.run_dir))
+    if "evaluate" in views.preference.recipe.stages:
+        from moaa_ray.evaluation.probing import probe_judge
+
+        probe_judge(views.preference)
     done = []
     with one_session(cpu_slots=_cpu_slots(views), with_dashboard=views.training is not None):
         for number, step in enumerate(steps, 1):

@@ -16,6 +16,7 @@ from moaa_ray.evaluation.benchmarks import Bench, read_benchmarks
 from moaa_ray.evaluation.checking import stored_answers
 from moaa_ray.evaluation.contestants import Contestant, find_contestants
 from moaa_ray.evaluation.kept import Kept, kept_results
+from moaa_ray.evaluation.probing import probe_judge
 from moaa_ray.evaluation.rows import outcomes_of
 from moaa_ray.evaluation.scores import Outcomes, score
 from moaa_ray.evaluation.summary import FOLDER, Evaluation, about_of, evaluated_of, keep_summary, usage_of
@@ -46,6 +47,8 @@ def evaluate(
     kept = kept_results(loaded, evaluated, contestants, forgotten=anew) if only else Kept()
     benches_of = {one.name: [*evaluated, *kept.benches.get(one.name, ())] for one in contestants}
     answers = {one.name: stored_answers(loaded, one, benches_of[one.name]) for one in contestants}
+    if any(bench.name == "alpaca_eval" for bench in evaluated):
+        probe_judge(loaded)
     work = Work(
         given=given, loaded=loaded, contestants=contestants, benches_of=benches_of, anew=anew, console=console
     )  # fmt: skip
