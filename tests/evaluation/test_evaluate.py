@@ -72,7 +72,7 @@ def start(recipe: Path) -> subprocess.Popen:
 
 
 def test_an_evaluation_that_is_killed_goes_on_asks_nothing_twice_and_ends_in_the_papers_table(tmp_path):
-    """Answers: 12 + 12 + 2 x 12 of the new model, none of the old. Judgments: 12 + 2 x 12 + 2 x 12 and 12; one probe."""
+    """Answers: 12 + 12 + 2 x 12 of the new model, none of the old. Judgments: 12 + 2 x 12 + 2 x 12 and 12; a probe."""
     write_benchmarks(tmp_path, NUM)
     mine = [{"instruction": f"Say {i}.", "output": "x", "generator": "older"} for i in range(NUM)]
     (tmp_path / "mine.json").write_text(json.dumps(mine), encoding="utf-8")

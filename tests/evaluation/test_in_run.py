@@ -79,8 +79,10 @@ def test_a_whole_run_ends_in_the_table_asks_nothing_twice_and_one_benchmark_alon
         assert len(endpoint.bodies) == asked
     assert list(alone.about) == ["alpaca_eval", "mt_bench"]
     assert summary_of(run_dir)["models"] == facts["models"]
-    judged = pq.read_table(run_dir / "evaluation" / "judges" / "judge" / "judged").to_pylist()
-    assert len(judged) == NUM_QUESTIONS
+    shards = (run_dir / "evaluation" / "judges" / "judge" / "judged").glob("*.parquet")
+    assert sum(pq.read_metadata(shard).num_rows for shard in shards) == NUM_QUESTIONS
+    calls = {pool["name"]: pool["calls"] for pool in summary_of(run_dir)["usage"]}
+    assert calls["answers/new"] == 3 * NUM_QUESTIONS + 2  # the failed one again, at each start
     html = render_report(str(run_dir), num_rows=2, now=0.0)
     for said in ("evaluate (answers of new)", "evaluate (judge rule)", "What was evaluated", "turn 2: no_answer"):
         assert said in html
