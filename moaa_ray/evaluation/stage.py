@@ -60,7 +60,7 @@ def evaluate(
         scored=scored,
         evaluated={one.name: evaluated_of(loaded, one) for one in contestants},
         about={bench.name: about_of(loaded, bench) for bench in work.benches},
-        usage=usage_of(loaded.run_dir),
+        usage=usage_of(loaded.run_dir, contestants),
         folder=f"{loaded.run_dir}/{FOLDER}",
         worked=work.worked,
     )

@@ -76,8 +76,9 @@ def judge_stage(
 
 
 def answers_made_with(loaded: LoadedPreference, one: Contestant) -> dict[str, str]:
-    """What a model answers with, by name."""
-    return _made_with(loaded, one.engine) | ({files_field(one): one.digest} if one.digest else {})
+    """What a model answers with, by name; one of the run is known by its files, wherever the run lies."""
+    known = _made_with(loaded, one.engine, without=("model",) if one.is_own else ())
+    return known | ({files_field(one): one.digest} if one.digest else {})
 
 
 def judge_made_with(loaded: LoadedPreference, judge: str) -> dict[str, str]:
@@ -90,6 +91,6 @@ def files_field(one: Contestant) -> str:
     return f"models.{one.engine}.files"
 
 
-def _made_with(loaded: LoadedPreference, model: str) -> dict[str, str]:
-    fields = section_fingerprint(loaded.recipe.models[model])
+def _made_with(loaded: LoadedPreference, model: str, *, without: Sequence[str] = ()) -> dict[str, str]:
+    fields = section_fingerprint(loaded.recipe.models[model], without=without)
     return {**{f"models.{model}.{name}": text for name, text in fields.items()}, "seed": str(loaded.recipe.seed)}

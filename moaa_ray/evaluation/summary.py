@@ -16,7 +16,7 @@ from moaa_ray.evaluation.scores import Scored
 from moaa_ray.evaluation.table import markdown, text_table
 from moaa_ray.generation.summary import PoolSummary
 from moaa_ray.generation.usage import total_usage
-from moaa_ray.loading import LoadedPreference
+from moaa_ray.loading import RUN, LoadedPreference
 from moaa_ray.run_record import put_summary, set_stage
 from moaa_ray.settings.evaluation import Benchmark
 
@@ -53,9 +53,14 @@ def published(store: Store, *folders: str) -> list[Record]:
     return [record for table in tables for record in table.to_pylist()]
 
 
-def usage_of(run_dir: str) -> list[PoolSummary]:
-    """What all models and judges have done for evaluations of this run, also those that are no longer in it."""
-    places = runs_inside(open_store(f"{run_dir}/{FOLDER}"))
+def usage_of(run_dir: str, contestants: Sequence[Contestant]) -> list[PoolSummary]:
+    """What all models and judges have done for evaluations of this run, also those that are no longer in it.
+
+    The contestants come first, in the order of the table.
+    """
+    order = [f"answers/{one.name}" for one in contestants]
+    there = runs_inside(open_store(f"{run_dir}/{FOLDER}"))
+    places = [*(place for place in order if place in there), *(place for place in there if place not in order)]
     return [replace(pool, name=place) for place in places for pool in total_usage(place_of(run_dir, place), STAGE)]
 
 
@@ -78,7 +83,8 @@ def evaluated_of(loaded: LoadedPreference, one: Contestant) -> dict[str, Any]:
     if one.stored is not None:
         return {"answers": one.stored.model_dump(mode="json", exclude_none=True)}
     model = loaded.recipe.models[one.engine]
-    return {"model": model.model, "revision": model.revision, "files": one.digest}
+    place = model.model.replace(f"{loaded.run_dir}/", RUN, 1) if one.is_own else model.model
+    return {"model": place, "revision": model.revision, "files": one.digest}
 
 
 def render_evaluation(done: Evaluation) -> str:

@@ -96,7 +96,6 @@ def _picture(models: Mapping[str, Mapping[str, Any]], one: tuple[str, str, str])
 
 def _how(name: str, about: Mapping[str, Any]) -> str:
     against = f"against {about['baseline']}, " if about["baseline"] else ""
-    return (
-        f"{name}: {about['num_questions']:,} questions, {against}judge {about['judge']['name']}, prompt "
-        f"{about['prompt_version']}"
-    )
+    by_scores = about.get("settings", {}).get("preference") == "scores"
+    judging = "by which answer it scores higher" if by_scores else f"prompt {about['prompt_version']}"
+    return f"{name}: {about['num_questions']:,} questions, {against}judge {about['judge']['name']}, {judging}"
