@@ -125,14 +125,14 @@ class _SummedLoss(torch.autograd.Function):
                 continue
             grad = head._grad(logits, targets[part], norms, weights[part], head.softcap)
             _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
-        if wants_grad:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.grads = grad_hidden, grad_weight
         return total.float()
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight.mul_(grads[0]), None, None, None
+        grad_hidden, grad_weight = ctx.grads
+        del ctx.grads  # else autograd would copy what it may keep as the weight's gradient
+        return grad_hidden.mul_(grads[0]), grad_weight.mul_(grads[0]), None, None, None
 
 
 def _add_grads(
