@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 _NORM_CHUNK = {"cpu": 2**20, "cuda": 2**26}
 """Elements that are copied to float64 at once: the output layer as a whole would need twice its gradient more."""
 
