@@ -7,6 +7,8 @@
     RUN/models/dpo               dpo        the student tuned on the pairs
     RUN/rounds/2/...             sample, judge and dpo again, from the model of the round before, on other prompts
     RUN/iterations/2/...         all of it again, with the tuned student in the place of one of the mixture's models
+    RUN/evaluation               evaluate   at the end, where the recipe has benchmarks: the student before training
+                                            and after each of these, in one table
 
 Each stage can be run alone, from the files of the one before, and goes on where it was killed; so does the whole.
 """
@@ -15,13 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich.console import Console
 
 from moaa_ray.data.filtering import Filter
-from moaa_ray.errors import ConfigError
-from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.loading import (
     Loaded,
     LoadedPreference,
@@ -31,15 +31,13 @@ from moaa_ray.loading import (
     load_recipe,
     load_training,
 )
-from moaa_ray.planning.run import preferences_to_plan, stages_to_plan
-from moaa_ray.recipe import STAGES, Run, StageName
+from moaa_ray.planning.run import evaluation_to_plan, preferences_to_plan, stages_to_plan
+from moaa_ray.recipe import Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
-from moaa_ray.settings.models import WeightsModel
+from moaa_ray.run_stages import REPEATED, check_stages
 from moaa_ray.training_stage.trackers import check_trackers
 
 R = TypeVar("R", bound=Run)
-REPEATED: tuple[StageName, ...] = ("sample", "judge", "dpo")
-"""The stages of a further round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +85,20 @@ class Done:
     seconds: float
     worked: tuple[float, float] | None = None
     """Unix times of its first and its last work; None where it was found finished."""
+    problem: str = ""
+    """What it could not do, though it has ended."""
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Views:
     """The recipe of a whole run, checked for every stage that it names. Raises ConfigError."""
     preference = load_preference(path, overrides)
-    stages = preference.recipe.run.stages
-    _check_stages(preference)
+    stages = preference.recipe.stages
+    check_stages(preference)
     Filter(preference.recipe.filters, base_dir=str(preference.base_dir))  # raises where an evaluation file is missing
+    if "evaluate" in stages:
+        from moaa_ray.evaluation.checking import check_evaluation
+
+        check_evaluation(preference)
     return Views(
         preference=preference,
         generation=load_recipe(path, overrides) if "generate" in stages else None,
@@ -104,21 +108,23 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> Views:
 
 def steps_of(recipe: Run, run_dir: str) -> Iterator[Step]:
     """Every step of a run, in order."""
-    config = recipe.run
-    improved = ""
+    config, improved = recipe.run, ""
+    stages: list[StageName] = [stage for stage in recipe.stages if stage != "evaluate"]
     for iteration in range(1, config.iterations + 1):
         place = iteration_folder(run_dir, iteration)
-        for stage in config.stages:
+        for stage in stages:
             yield Step(stage=stage, run_dir=place, improved=improved)
         last = place
         for number in range(2, config.rounds + 1):
             student, last = f"{last}/models/dpo", round_folder(place, number)
-            for stage in config.stages:
+            for stage in stages:
                 if stage in REPEATED:
                     yield Step(
                         stage=stage, run_dir=last, round_number=number, student=student, prompts_from=place
                     )  # fmt: skip
         improved = f"{last}/models/dpo"
+    if "evaluate" in recipe.stages:
+        yield Step(stage="evaluate", run_dir=run_dir)
 
 
 def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], None] | None = None) -> list[Done]:
@@ -129,30 +135,42 @@ def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], Non
     from moaa_ray.generation.session import one_session
 
     recipe = views.preference.recipe
-    for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
-        if stage in recipe.run.stages:
-            check_trackers(stage, config.track)
     steps = list(steps_of(recipe, views.run_dir))
+    for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
+        if stage in recipe.stages:
+            check_trackers(stage, config.track)
+    if "evaluate" in recipe.stages:
+        from moaa_ray.evaluation.probing import probe_judge
+
+        probe_judge(views.preference)
     done = []
     with one_session(cpu_slots=_cpu_slots(views), with_dashboard=views.training is not None):
         for number, step in enumerate(steps, 1):
             if begin is not None:
                 begin(step, number, len(steps))
             started = time.monotonic()
-            text, worked = run_step(step, views, console)
-            done.append(Done(step=step, text=text, seconds=time.monotonic() - started, worked=worked))
+            told = run_step(step, views, console)
+            done.append(Done(step=step, seconds=time.monotonic() - started, **told._asdict()))
     return done
 
 
-def run_step(step: Step, views: Views, console: Console) -> tuple[str, tuple[float, float] | None]:
-    """One stage in its directory; a short text of what came of it, and when it first and last worked (unix times)."""
+class Told(NamedTuple):
+    """What a stage has said at its end; see Done."""
+
+    text: str
+    worked: tuple[float, float] | None
+    problem: str = ""
+
+
+def run_step(step: Step, views: Views, console: Console) -> Told:
+    """One stage in its directory."""
     if step.stage == "generate":
         from moaa_ray.generation.stage import generate
         from moaa_ray.generation.summary import render
 
         assert views.generation is not None  # load_run reads it where the stage is named
         summary = generate(_with_improved(_at(views.generation, step), step.improved), console=console)
-        return render(summary), summary.worked
+        return Told(render(summary), summary.worked)
     if step.stage == "sample":
         from moaa_ray.generation.summary import render
         from moaa_ray.preference.sample import sample
@@ -164,13 +182,19 @@ def run_step(step: Step, views: Views, console: Console) -> tuple[str, tuple[flo
             round_number=step.round_number,
             console=console,
         )
-        return render(summary), summary.worked
+        return Told(render(summary), summary.worked)
     if step.stage == "judge":
         from moaa_ray.preference.judge import judge
         from moaa_ray.preference.judge_text import render_judge
 
         judged = judge(_at(views.preference, step), console=console)
-        return render_judge(judged), judged.rows.worked
+        return Told(render_judge(judged), judged.rows.worked)
+    if step.stage == "evaluate":
+        from moaa_ray.evaluation.stage import evaluate
+        from moaa_ray.evaluation.summary import problem_of, render_evaluation
+
+        found = evaluate(_at(views.preference, step), console=console)
+        return Told(render_evaluation(found), found.worked, problem_of(found))
     from moaa_ray.training_stage.stage import train_stage
 
     assert views.training is not None
@@ -179,15 +203,16 @@ def run_step(step: Step, views: Views, console: Console) -> tuple[str, tuple[flo
         dpo = loaded.recipe.dpo.model_copy(update={"student": step.student})
         loaded = replace(loaded, recipe=loaded.recipe.model_copy(update={"dpo": dpo}))
     trained = train_stage(loaded, step.stage, console=console)
-    return trained.text(), trained.worked
+    return Told(trained.text(), trained.worked)
 
 
 def _cpu_slots(views: Views) -> float:
     """CPU slots of the stage that needs most of them."""
     recipe = views.preference.recipe
     asked = [] if views.generation is None else stages_to_plan(views.generation)
-    if views.generation is None and {"sample", "judge"} & set(recipe.run.stages):
+    if views.generation is None and {"sample", "judge"} & set(recipe.stages):
         asked = preferences_to_plan(views.preference)
+    asked += [part.asked for part in evaluation_to_plan(views.preference)[0]]
     return max(*(one.cpu_slots for one in asked), recipe.sft.cpu_slots, recipe.dpo.cpu_slots)
 
 
@@ -205,35 +230,3 @@ def _with_improved(loaded: LoadedRecipe, improved: str) -> LoadedRecipe:
     name = recipe.run.improves
     model = recipe.models[name].model_copy(update={"model": improved, "revision": ""})
     return replace(loaded, recipe=recipe.model_copy(update={"models": {**recipe.models, name: model}}))
-
-
-def _check_stages(loaded: LoadedPreference) -> None:
-    """Raise ConfigError where a stage that is named lacks what it needs, before any of them starts."""
-    recipe = loaded.recipe
-    stages, names = recipe.run.stages, ", ".join(recipe.run.stages)
-    if list(stages) != sorted(set(stages), key=STAGES.index):
-        raise ConfigError(f"run.stages = [{names}]: each at most once and in the order {', '.join(STAGES)}; sort them")
-    if "judge" in stages:
-        judge_in_use(recipe)
-    if recipe.run.rounds > 1 and not set(REPEATED) <= set(stages):
-        raise ConfigError(
-            f"run.rounds = {recipe.run.rounds} with run.stages = [{names}]: a further round needs all of "
-            f"{', '.join(REPEATED)}; add them, or set rounds to 1"
-        )
-    if recipe.run.iterations > 1:
-        _check_improves(loaded, names)
-
-
-def _check_improves(loaded: LoadedPreference, names: str) -> None:
-    recipe = loaded.recipe
-    improves = recipe.run.improves
-    if list(recipe.run.stages) != list(STAGES):
-        raise ConfigError(
-            f"run.iterations = {recipe.run.iterations} with run.stages = [{names}]: an iteration is all of "
-            f"{', '.join(STAGES)}; leave run.stages out, or set iterations to 1"
-        )
-    if not isinstance(recipe.models.get(improves), WeightsModel):
-        raise ConfigError(
-            f"run.improves = {improves!r}: the tuned student can only take the place of a model with weights of its "
-            "own (engine: vllm) under `models`; name one of them"
-        )

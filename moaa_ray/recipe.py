@@ -20,7 +20,7 @@ from moaa_ray.settings.prompts import PromptsConfig
 from moaa_ray.settings.serving import ServeConfig
 from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 
-StageName = Literal["generate", "sft", "sample", "judge", "dpo"]
+StageName = Literal["generate", "sft", "sample", "judge", "dpo", "evaluate"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 """In the order in which they run."""
 
@@ -57,8 +57,9 @@ class PlanConfig(Config):
 class RunConfig(Config):
     """What `moaa run` does."""
 
-    stages: list[StageName] = Field(default=list(STAGES), min_length=1)
-    """The stages to run, in this order; each can also be run alone."""
+    stages: list[StageName] | None = Field(default=None, min_length=1)
+    """The stages to run, in this order; each can also be run alone. Unset: all, and evaluate where the recipe has a
+    benchmark."""
     rounds: int = Field(default=1, ge=1, le=20)
     """How often sample, judge and dpo are repeated, from the model of the round before and on other prompts."""
     iterations: int = Field(default=1, ge=1, le=20)
@@ -96,6 +97,13 @@ class Run(Config):
     dpo: Annotated[DpoConfig, Execution] = DpoConfig()
     serve: Annotated[ServeConfig, Execution] = ServeConfig()
     evaluate: Annotated[EvaluateConfig, Execution] = EvaluateConfig()
+
+    @property
+    def stages(self) -> list[StageName]:
+        """The stages of the whole run, in order."""
+        if self.run.stages is not None:
+            return self.run.stages
+        return [stage for stage in STAGES if stage != "evaluate" or self.evaluate.benchmarks]
 
     @model_validator(mode="after")
     def _no_training_on_the_test(self) -> Self:

@@ -83,6 +83,11 @@ def check_stage(store: Store, stage: str, fields: Mapping[str, str], *, restart_
     store.put(_RUN, _json(record))
 
 
+def made_with(store: Store, stage: str) -> dict[str, str]:
+    """What a stage has noted by check_stage; empty where it has not begun."""
+    return read_run(store).get("made_with", {}).get(stage, {}) if store.exists(_RUN) else {}
+
+
 def _record(store: Store, name: str) -> dict:
     if store.exists(_RUN):
         return read_run(store)

@@ -1,10 +1,13 @@
 from moaa_ray.pipeline import Done, Step, steps_of
 from moaa_ray.pipeline_text import handovers
 from moaa_ray.recipe import Run, RunConfig, StageName
+from moaa_ray.settings.evaluation import EvaluateConfig
+
+EVALUATED = EvaluateConfig.model_validate({"mt_bench": {"questions": "q.jsonl", "judge": "j"}})
 
 
-def steps(**run) -> list[Step]:
-    return list(steps_of(Run(name="r", run=RunConfig(**run)), "/r"))
+def steps(evaluate: EvaluateConfig | None = None, **run) -> list[Step]:
+    return list(steps_of(Run(name="r", run=RunConfig(**run), evaluate=evaluate or EvaluateConfig()), "/r"))
 
 
 def test_a_run_is_its_stages_in_one_directory():
@@ -38,6 +41,17 @@ def test_an_iteration_is_the_whole_again_with_the_last_tuned_model_in_the_mixtur
     assert {step.run_dir for step in again} == {"/r/iterations/2", "/r/iterations/2/rounds/2"}
     assert again[-1].student == "/r/iterations/2/models/dpo"
     assert again[-1].title == "dpo, iteration 2, round 2"
+
+
+def test_a_recipe_with_a_benchmark_is_evaluated_once_at_the_end_of_all_rounds_and_iterations():
+    found = steps(EVALUATED, rounds=2, iterations=2, improves="gemma")
+    assert [step.stage for step in found].count("evaluate") == 1
+    assert (found[-1].stage, found[-1].run_dir, found[-1].title) == ("evaluate", "/r", "evaluate")
+
+
+def test_an_evaluation_can_be_left_out_and_run_alone():
+    assert "evaluate" not in [step.stage for step in steps(EVALUATED, stages=["generate", "sft"])]
+    assert [step.stage for step in steps(EVALUATED, stages=["evaluate"])] == ["evaluate"]
 
 
 def done(stage: StageName, worked: tuple[float, float] | None) -> Done:

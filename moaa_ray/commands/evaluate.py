@@ -12,9 +12,7 @@ from moaa_ray.errors import StageError
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this benchmark, also in the stored table; may be given again.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this benchmark; may be given again.")] = None,
     restart: Annotated[
         list[str] | None, typer.Option(help="Forget what this model has answered, or this judge has said, before.")
     ] = None,
@@ -24,28 +22,29 @@ def evaluate(
     The recipe's section `evaluate` names the benchmarks, each with its
     questions, a baseline's answers and a judge, which is a name under
     `models`: an endpoint, or a model that runs here. Evaluated are the
-    student, RUN/models/sft and RUN/models/dpo, as far as they are there, or
-    what evaluate.models names: models of the recipe, or files of answers.
+    student, RUN/models/sft and RUN/models/dpo, of every round, as far as they
+    are there, or what evaluate.models names: models of the recipe, or files
+    of answers. `moaa run` does the same as its last stage.
 
     moaa evaluate recipe.yaml --only alpaca_eval
+
+    With --only, the results of the other benchmarks stay in the table as far
+    as nothing that they were made of has changed.
 
     All of it stays in RUN/evaluation: every answer, every judgment with the
     judge's text, and the table in summary.json and summary.md. Run it again
     after a kill and it goes on; run it again at the end and nothing is asked.
-    A model that was trained anew is refused until --restart names it.
+    A model that this run has trained anew is asked anew; any other change of
+    a model or a judge is refused until --restart names it.
     """
     from moaa_ray.loading import load_preference
 
     loaded = load_preference(recipe, overrides or [])
     with quiet(loaded.recipe.name) as console:
         from moaa_ray.evaluation.stage import evaluate as run_stage
-        from moaa_ray.evaluation.table import text_table
+        from moaa_ray.evaluation.summary import problem_of, render_evaluation
 
         done = run_stage(loaded, only=only or [], restart=restart or [], console=console)
-    typer.echo(text_table(done.scored, done.about))
-    typer.echo(f"  data: {done.folder}/{{summary.json,summary.md,answers,judges}}")
-    if done.scored.problems:
-        raise StageError(
-            f"{len(done.scored.problems)} of the scores cannot be had: {done.scored.problems[0]}; the judge's replies "
-            f"are in {done.folder}/judges"
-        )
+    typer.echo(render_evaluation(done))
+    if problem := problem_of(done):
+        raise StageError(problem)

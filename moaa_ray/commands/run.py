@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moaa_ray.commands.log import quiet
+from moaa_ray.errors import StageError
 
 if TYPE_CHECKING:
     from moaa_ray.pipeline import Views
@@ -20,13 +21,19 @@ Overrides = Annotated[
 
 
 def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Run the whole of it: generate, sft, sample, judge, dpo. Run it again after a kill and it goes on.
+    """Run the whole of it: generate, sft, sample, judge, dpo, evaluate. Run it again after a kill and it goes on.
 
-    Which stages says run.stages; run.rounds repeats sample, judge and dpo from the tuned model.
+    Which stages says run.stages; run.rounds repeats sample, judge and dpo
+    from the tuned model. Evaluate is the last one, where the recipe has a
+    benchmark: all students of the run in one table.
+
+    moaa run recipe.yaml 'run.stages=[evaluate]'
     """
     from moaa_ray.pipeline import load_run
 
-    typer.echo(_run(load_run(recipe, overrides or [])))
+    text, problem = _run(load_run(recipe, overrides or []))
+    typer.echo(text)
+    _check(problem)
 
 
 def demo(
@@ -46,10 +53,11 @@ def demo(
         make_babblers(recipe)
     views = load_run(recipe, overrides or [])
     typer.echo("starting Ray and four vLLM engines on the CPU; the first rows come after about a minute ...")
-    text = _run(views)
+    text, problem = _run(views)
     typer.echo(sample_rows(views.run_dir) + "\n\n" + text)
     if not babble:
         typer.echo("\n" + _gain(Path(views.run_dir)))
+    _check(problem)
 
 
 def _gain(run_dir: Path) -> str:
@@ -61,10 +69,16 @@ def _gain(run_dir: Path) -> str:
     return render_gain({**teachers, **students}, held_out(_JOBS / "data" / "skills_held_out.jsonl"))
 
 
-def _run(views: "Views") -> str:
+def _run(views: "Views") -> tuple[str, str]:
+    """What the run has done, and what it could not do."""
     from moaa_ray.pipeline import run as run_all
     from moaa_ray.pipeline_text import Announcer, render_run
 
     with quiet(views.preference.recipe.name) as console:
         done = run_all(views, console=console, begin=Announcer(console))
-    return render_run(done, views.run_dir)
+    return render_run(done, views.run_dir), "; ".join(one.problem for one in done if one.problem)
+
+
+def _check(problem: str) -> None:
+    if problem:
+        raise StageError(problem)

@@ -20,7 +20,7 @@ GAME = pa.struct(
     [
         ("turn", pa.int32()),
         ("is_model_first", pa.bool_()),  # null: the answer was judged alone
-        ("value", pa.float64()),  # preference for the model in [0, 1], or a grade from 1 to 10; null: none, or in words
+        ("value", pa.float64()),  # preference for the model in [0, 1], grade, or score; null: none, or in words
         ("grade", pa.string()),  # the judge's own word; empty: none, see error
         ("error", pa.string()),
         ("text", pa.string()),

@@ -25,6 +25,8 @@ from moaa_ray.types import Answer, Message
 
 LABEL_VERSION = "alpaca_eval/1"
 """Of the wording of label_messages; a verdict with reasons is asked for by core.judge_prompts.decide_messages."""
+SCORES_VERSION = "scores"
+"""In the place of a version: a judge that scores is shown the conversation and no wording of ours."""
 LABELS = ("A", "B")
 """What the judge answers with; the first token has to be one of them."""
 SAME_TEXT = 0.5
@@ -104,6 +106,16 @@ def verdict_preference(answer: Answer | None, *, baseline_first: bool) -> float 
     """1.0 where the verdict [[A]] or [[B]] is for the model, 0.0 where it is for the baseline, None without one."""
     winner = parse_verdict(answer)
     return None if winner is None else float((winner == "first") != baseline_first)
+
+
+def score_preference(score: float | None, baseline: float | None) -> float | None:
+    """1.0 where the model's score is higher than the baseline's, 0.0 where it is lower, one half where they are equal.
+
+    None where one of them is lacking.
+    """
+    if score is None or baseline is None:
+        return None
+    return SAME_TEXT if score == baseline else float(score > baseline)
 
 
 def published_preference(preference: float | None) -> float | None:

@@ -1,6 +1,7 @@
 """A model's answers to the questions of all benchmarks, as one pass: its engine is loaded once.
 
-Questions of several turns are answered turn by turn; the second one is asked with the first answer before it.
+Questions of several turns are answered turn by turn; the second one is asked with the first answer before it. One that
+cannot be answered does not take the answers before it along: they are judged, and it counts as lacking.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,21 @@ from moaa_ray.types import Answer, Failure, Message, Request, Row, Sampling
 
 STAGE = "evaluate"
 ANSWER = "answer"
+NO_ANSWER = "no_answer"
+"""Flag of a row whose later turn has no answer: no_answer:<turn>:<reason>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One model's answers to one question, from the first turn on."""
+
+    texts: tuple[str, ...]
+    lacks: str = ""
+    """Why the turn after them has no answer; empty: every turn has one."""
+
+
+Answered = Mapping[Benchmark, Mapping[str, Said]]
+"""By benchmark and question, what one model has answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +80,16 @@ def answer_work(engine: str, samplings: Mapping[str, Sampling], *, run_seed: int
 
 
 def close_answer(row: Row) -> Row:
-    """The row after a turn: open again for the next one, ok after the last, failed without an answer."""
+    """The row after a turn: open again for the next one, ok after the last, failed without an answer.
+
+    A later turn whose failure would come again (too long for the window) ends the row with the answers it has.
+    """
     if row.status != "open":
         return row
     answer = row.answers[ANSWER][0]
     if isinstance(answer, Failure):
+        if row.turn and not answer.retryable:
+            return replace(unanswered(row), status="ok")
         return replace(row, status="failed", reason=f"{ANSWER}: {answer.reason}: {answer.detail}".rstrip(": "))
     cut = (f"truncated:{row.turn}",) if answer.finish_reason == "length" else ()
     messages = (*row.messages, Message(role="assistant", content=answer.text))
@@ -77,6 +98,13 @@ def close_answer(row: Row) -> Row:
         return replace(row, status="ok")
     following = Message(role="user", content=row.later[0])
     return replace(row, messages=(*messages, following), later=row.later[1:], turn=row.turn + 1)
+
+
+def unanswered(row: Row) -> Row:
+    """The row with a flag that says which turn has no answer, and why."""
+    answer = row.answers.get(ANSWER, (None,))[0]
+    reason = answer.reason if isinstance(answer, Failure) else "not_asked"
+    return replace(row, flags=(*row.flags, f"{NO_ANSWER}:{row.turn}:{reason}"))
 
 
 def samplings_of(config: EvaluateConfig, questions: Mapping[Benchmark, Sequence[Question]]) -> dict[str, Sampling]:

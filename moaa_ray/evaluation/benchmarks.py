@@ -7,7 +7,7 @@ from typing import get_args
 from moaa_ray.data.locations import find_files
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.evaluation import mt_bench
-from moaa_ray.evaluation.contestants import Contestant, check_writes
+from moaa_ray.evaluation.contestants import Contestant, check_judge
 from moaa_ray.evaluation.files import Answers, read_answers, read_questions
 from moaa_ray.evaluation.length_control import GamedAnnotation, parse_difficulties, parse_gamed
 from moaa_ray.evaluation.mt_bench import Question
@@ -91,7 +91,7 @@ def check_opponent(bench: Bench, contestant: Contestant, model: str, texts: Mapp
 def _read(loaded: LoadedPreference, name: Benchmark) -> Bench:
     recipe, base_dir = loaded.recipe, str(loaded.base_dir)
     section, place = recipe.evaluate.benchmarks[name], f"evaluate.{name}"
-    check_writes(loaded, section.judge, field=f"{place}.judge")
+    check_judge(loaded, name)
     num_turns = NUM_TURNS[name]
     questions = read_questions(section.questions, field=f"{place}.questions", num_turns=num_turns, base_dir=base_dir)
     if isinstance(section, MtBenchConfig):

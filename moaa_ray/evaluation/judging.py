@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from moaa_ray.core.judging import checked_fit
-from moaa_ray.core.passes import NOT_ASKED, Room, fill
+from moaa_ray.core.passes import NOT_ASKED, CannotAskError, Room, fill
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import fence_for
 from moaa_ray.evaluation.protocols import (
@@ -25,6 +25,7 @@ NO_LOGPROBS = Failure(
     "evaluate.alpaca_eval.preference=verdict)",
     retryable=False,
 )
+_TOO_LONG = Failure(reason="context_length", retryable=False)
 _FINAL = ("context_length", "empty")
 """Failures that come again however often the judge is asked: the game has no verdict, and the row is done."""
 
@@ -51,36 +52,40 @@ class VerdictPass:
         return bool(self._open(row))
 
     def ask(self, row: Row, room: Room) -> list[Request]:
-        """The games still open."""
+        """The games still open, without those that are too long. Raises CannotAskError where all of them are."""
         games = self._open(row) if row.status == "open" else []
         if not games:
             return []
         protocol = by_benchmark(self.protocols, row)
         said = [message["content"] for message in row.messages]
         fence = fence_for(self.run_seed, row.id, [*said, *(text for name in INPUTS for text in texts(row, name))])
-        asked = {
-            game: protocol.messages(row, game, fence=fence, is_repeated=self.name == REPEAT) for game in games
-        }  # fmt: skip
-        return [
-            Request(
-                id=self._request_id(row, game),
-                row_id=row.id,
-                messages=checked_fit(messages, room, protocol.sampling),
-                sampling=protocol.sampling,
-                seed=seed_for(self.run_seed, self.name, row.id, game),
-            )
-            for game, messages in asked.items()
-        ]
+        asked: list[Request] = []
+        too_long: CannotAskError | None = None
+        for game in games:
+            messages = protocol.messages(row, game, fence=fence, is_repeated=self.name == REPEAT)
+            try:
+                messages = checked_fit(messages, room, protocol.sampling)
+            except CannotAskError as error:
+                too_long = error
+                continue
+            seed = seed_for(self.run_seed, self.name, row.id, game)
+            request_id = self._request_id(row, game)
+            asked.append(
+                Request(id=request_id, row_id=row.id, messages=messages, sampling=protocol.sampling, seed=seed)
+            )  # fmt: skip
+        if too_long is not None and not asked:
+            raise too_long
+        return asked
 
     def fold(self, row: Row, answers: Mapping[str, Answer]) -> Row:
-        """The row with the judge's replies."""
+        """The row with the judge's replies; an open game without one was too long to be asked about."""
         if row.status != "open":
             return row
         protocol = by_benchmark(self.protocols, row)
         ids = [self._request_id(row, game) for game in range(protocol.num_games(row))]
         needs_logprobs = protocol.sampling.logprobs > 0
         kept = {key: _with_logprobs(answer) if needs_logprobs else answer for key, answer in answers.items()}
-        return fill(row, self.name, ids, kept)
+        return fill(row, self.name, ids, {**self.all_failed(row, _TOO_LONG), **kept})
 
     def all_failed(self, row: Row, failure: Failure) -> dict[str, Answer]:
         """The same failure as the reply to every game still open."""

@@ -1,7 +1,7 @@
 """MT-Bench: two-turn questions in eight categories, each answer graded alone from 1 to 10.
 
 The second turn is graded with the whole conversation; math, reasoning and coding with reference answers. A grade that
-cannot be read is left out of the means and counted.
+cannot be read, or whose answer is lacking, is left out of the means and counted with its reason.
 Source: lm-sys/FastChat fastchat/llm_judge (common.py, gen_model_answer.py) at 0e6d3e4; Zheng et al. 2023,
 arXiv:2306.05685. The wording is ours.
 """
@@ -9,7 +9,7 @@ arXiv:2306.05685. The wording is ours.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moaa_ray.core.judge_parsing import last_match
 from moaa_ray.core.judge_prompts import DATA_RULE, conversation, fenced
@@ -62,12 +62,13 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Graded:
-    """The grade of one answer; turn counts from 0; None: the judge's reply had none."""
+    """The grade of one answer; turn counts from 0; None: there is none, and `lacks` may say why."""
 
     question_id: str
     category: str
     turn: int
     grade: float | None
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ class MtBenchScores:
     """In the benchmark's order. One of which no grade could be read has no value."""
     num_valid: int
     num_total: int
+    lacking: Mapping[str, int] = field(default_factory=dict)
+    """Grades that are not there, by turn (from 1) and reason, the commonest first."""
 
 
 def temperature_of(category: str) -> float:
@@ -141,6 +144,9 @@ def mt_bench_scores(grades: Iterable[Graded], *, seed: int) -> MtBenchScores:
         categories={category: _mean([g for g in known if g.category == category], seed) for category in categories},
         num_valid=sum(g.grade is not None for g in known),
         num_total=len(known),
+        lacking=dict(
+            Counter(f"turn {g.turn + 1}: {g.lacks or 'unknown'}" for g in known if g.grade is None).most_common()
+        ),
     )
 
 

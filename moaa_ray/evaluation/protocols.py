@@ -1,14 +1,15 @@
 """How each benchmark is judged: the games of one question, what the judge is asked in each, and what its reply says.
 
-A game is one request to the judge: AlpacaEval has one a question, Arena-Hard two (both orders), MT-Bench one for each
-turn. Two equal texts have none, as neither can win. What is asked and how a reply is read stands in the benchmarks'
-own modules.
+A game is one request to the judge: AlpacaEval has one a question (two where the judge scores), Arena-Hard two (both
+orders), MT-Bench one for each turn that is answered. Two equal texts have none, as neither can win. What is asked and
+how a reply is read stands in the benchmarks' own modules.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from moaa_ray.core.judge_parsing import parse_score
 from moaa_ray.core.judge_prompts import JUDGE_VERSION, decide_messages, question_text
 from moaa_ray.core.seeds import hex_for
 from moaa_ray.evaluation import alpaca_eval, arena_hard, mt_bench
@@ -108,6 +109,29 @@ class AlpacaEvalProtocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoresProtocol:
+    """AlpacaEval with a judge that scores: the model's answer alone, then the baseline's."""
+
+    sampling: Sampling
+    is_repeated: bool = False
+    version: str = alpaca_eval.SCORES_VERSION
+
+    def num_games(self, row: Row) -> int:
+        """Two, and none for equal texts."""
+        return 0 if is_same_text(row) else 2
+
+    def messages(self, row: Row, game: int, *, fence: str, is_repeated: bool = False) -> tuple[Message, ...]:
+        """The conversation that the score is of."""
+        text = texts(row, BASELINE if game else MODEL)[0]
+        return (*row.messages, Message(role="assistant", content=text))
+
+    def read(self, row: Row, game: int, answer: Answer | None) -> Reading:
+        """The score."""
+        value = parse_score(answer)
+        return Reading(value=value, grade="" if value is None else f"{value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArenaHardProtocol:
     """Two games: the baseline's answer first, then the model's."""
 
@@ -132,15 +156,15 @@ class ArenaHardProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class MtBenchProtocol:
-    """Two games: the first answer, and the second one with the conversation before it."""
+    """Two games: the first answer, and the second one, where there is one, with the conversation before it."""
 
     sampling: Sampling
     is_repeated: bool = False
     version: str = mt_bench.PROMPT_VERSION
 
     def num_games(self, row: Row) -> int:
-        """One for each turn."""
-        return mt_bench.NUM_TURNS
+        """One for each turn that is answered."""
+        return len(texts(row, MODEL))
 
     def messages(self, row: Row, game: int, *, fence: str, is_repeated: bool = False) -> tuple[Message, ...]:
         """How good the last answer is, from 1 to 10."""
@@ -169,6 +193,8 @@ def protocol_of(benchmark: Benchmark, config: EvaluateConfig, *, run_seed: int) 
     section = config.benchmarks[benchmark]
     sampling = Sampling(max_tokens=section.judge_max_tokens, temperature=0.0)
     if isinstance(section, AlpacaEvalConfig):
+        if section.preference == "scores":
+            return ScoresProtocol(sampling=Sampling(max_tokens=1, temperature=0.0))
         by_logprobs = section.preference == "logprobs"
         label = Sampling(max_tokens=1, temperature=0.0, logprobs=NUM_LOGPROBS)
         return AlpacaEvalProtocol(

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from moaa_ray.data import schemas
 from moaa_ray.data.evaluation_schemas import ANSWERS, JUDGED
-from moaa_ray.evaluation.answering import question_row, source_of
+from moaa_ray.evaluation.answering import NO_ANSWER, Answered, Said, question_row, source_of, unanswered
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.judging import readings
 from moaa_ray.evaluation.mt_bench import Question
@@ -17,9 +17,6 @@ from moaa_ray.evaluation.scores import Outcome
 from moaa_ray.generation.results import Failed
 from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Answer, Completion, Failure, Message, Row, Sampling
-
-Texts = Mapping[str, tuple[str, ...]]
-"""By question, the answers of one model, one for each turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,8 @@ class Task(Asked):
     """One model's answers to one question, as a row for the judge."""
 
     model: str
+    lacks: str = ""
+    """As in Said."""
 
 
 def question_rows(benches: Sequence[Bench], samplings: Mapping[str, Sampling]) -> dict[str, Asked]:
@@ -47,36 +46,44 @@ def question_rows(benches: Sequence[Bench], samplings: Mapping[str, Sampling]) -
 
 def answers_table(table: pa.Table, *, asked: Mapping[str, Asked]) -> tuple[pa.Table, list[Failed]]:
     """ANSWERS of answered rows."""
-    records = [
-        {
-            "id": row.id,
-            "benchmark": asked[row.id].bench.name,
-            "question": asked[row.id].question.id,
-            "messages": [dict(message) for message in row.messages],
-            "flags": list(row.flags),
-        }
-        for row in map(schemas.row_from, table.to_pylist())
-    ]
-    return pa.Table.from_pylist(records, schema=ANSWERS), []
+    rows = map(schemas.row_from, table.to_pylist())
+    return pa.Table.from_pylist([_answers_record(row, asked[row.id]) for row in rows], schema=ANSWERS), []
 
 
-def answers_of(records: Iterable[schemas.Record]) -> dict[Benchmark, Texts]:
-    """The answers of a model, by benchmark, out of the records of ANSWERS."""
-    found: dict[Benchmark, dict[str, tuple[str, ...]]] = {}
+def unfinished_answers(row: Row, *, asked: Mapping[str, Asked]) -> schemas.Record:
+    """ANSWERS of a failed row: the turns that it has answered, and a flag with what has failed."""
+    return _answers_record(unanswered(row), asked[row.id])
+
+
+def _answers_record(row: Row, asked: Asked) -> schemas.Record:
+    return {
+        "id": row.id,
+        "benchmark": asked.bench.name,
+        "question": asked.question.id,
+        "messages": [dict(message) for message in row.messages],
+        "flags": list(row.flags),
+    }
+
+
+def answers_of(records: Iterable[schemas.Record]) -> dict[Benchmark, dict[str, Said]]:
+    """What a model has answered, out of the records of ANSWERS; a question without any answer is not in it."""
+    found: dict[Benchmark, dict[str, Said]] = {}
     for one in records:
-        said = tuple(message["content"] for message in one["messages"] if message["role"] == "assistant")
-        found.setdefault(one["benchmark"], {})[one["question"]] = said
-    return dict(found)
+        texts = tuple(message["content"] for message in one["messages"] if message["role"] == "assistant")
+        lacks = next((flag.split(":", 2)[2] for flag in one["flags"] if flag.startswith(f"{NO_ANSWER}:")), "")
+        if texts:
+            found.setdefault(one["benchmark"], {})[one["question"]] = Said(texts=texts, lacks=lacks)
+    return found
 
 
-def tasks_of(model: str, answers: Mapping[Benchmark, Texts], benches: Sequence[Bench]) -> Iterator[Task]:
+def tasks_of(model: str, answers: Answered, benches: Sequence[Bench]) -> Iterator[Task]:
     """What of a model is to be judged: every question that it has answered."""
     for bench in benches:
         for question in bench.questions:
             said = answers.get(bench.name, {}).get(question.id)
             if said is not None:
-                row = _judge_row(bench, model, question, said)
-                yield Task(bench=bench, question=question, row=row, model=model)
+                row = _judge_row(bench, model, question, said.texts)
+                yield Task(bench=bench, question=question, row=row, model=model, lacks=said.lacks)
 
 
 def judged_table(table: pa.Table, *, tasks: Mapping[str, Task]) -> tuple[pa.Table, list[Failed]]:
@@ -85,14 +92,23 @@ def judged_table(table: pa.Table, *, tasks: Mapping[str, Task]) -> tuple[pa.Tabl
     return pa.Table.from_pylist([_judged_record(row, tasks[row.id]) for row in rows], schema=JUDGED), []
 
 
+def unfinished_judgments(row: Row, *, tasks: Mapping[str, Task]) -> schemas.Record:
+    """JUDGED of a failed row: the games that the judge has replied to, and why the others have no reply."""
+    return _judged_record(row, tasks[row.id])
+
+
 def outcomes_of(
-    bench: Bench, answers: Mapping[str, Mapping[Benchmark, Texts]], records: Iterable[schemas.Record]
+    bench: Bench, answers: Mapping[str, Answered], records: Iterable[schemas.Record]
 ) -> dict[str, list[Outcome]]:
     """By model that has answers to a benchmark, every question with what came of it."""
     judged = {(one["model"], one["question"]): one for one in records if one["benchmark"] == bench.name}
     return {
         model: [
-            Outcome(question=q, texts=found[bench.name].get(q.id, ()), record=judged.get((model, q.id)))
+            Outcome(
+                question=q,
+                texts=found[bench.name][q.id].texts if q.id in found[bench.name] else (),
+                record=judged.get((model, q.id)),
+            )
             for q in bench.questions
         ]
         for model, found in answers.items()
@@ -120,7 +136,11 @@ def _judged_record(row: Row, task: Task) -> schemas.Record:
     bench, question = task.bench, task.question
     turns = [
         (Message(role="user", content=asked), Message(role="assistant", content=text))
-        for asked, text in zip(question.turns, texts(row, MODEL), strict=True)
+        for asked, text in zip(question.turns, texts(row, MODEL), strict=False)  # a later turn may have no answer
+    ]
+    lacking = [
+        {**asdict(Reading(turn=turn)), "error": f"{NO_ANSWER}: {task.lacks}", "text": ""}
+        for turn in range(len(turns), len(question.turns))
     ]
     return {
         "id": row.id,
@@ -132,7 +152,7 @@ def _judged_record(row: Row, task: Task) -> schemas.Record:
         "baseline": bench.baseline.texts[question.id][0] if bench.baseline else None,
         "references": list(question.references),
         "is_same_text": bench.baseline is not None and is_same_text(row),
-        "games": [_game(reading, answer) for reading, answer in readings(bench.protocol, row)],
+        "games": [*(_game(reading, answer) for reading, answer in readings(bench.protocol, row)), *lacking],
         "judge": bench.config.judge,
         "prompt_version": bench.protocol.version,
         "sampling": json.dumps(asdict(bench.protocol.sampling)),

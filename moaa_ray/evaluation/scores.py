@@ -16,6 +16,7 @@ from moaa_ray.evaluation.length_control import (
     length_controlled_jointly,
 )
 from moaa_ray.evaluation.mt_bench import Graded, MtBenchScores, Question
+from moaa_ray.evaluation.protocols import ScoresProtocol
 from moaa_ray.evaluation.style import style_of
 from moaa_ray.settings.evaluation import ArenaHardConfig, Benchmark
 
@@ -73,15 +74,18 @@ def score(
                     what = f"{model}, mt_bench"
                     given = _attempt(scored, what, lambda g: mt_bench.mt_bench_scores(g, seed=seed), grades)
                     scored.models[model].mt_bench = given
+                    if given is not None and given.lacking:
+                        told = ", ".join(f"{reason} {num:,}" for reason, num in given.lacking.items())
+                        scored.notes.append(f"{model}: grades that MT-Bench lacks, by turn and reason: {told}")
     return scored
 
 
 def _alpaca_eval(scored: Scored, bench: Bench, outcomes: Outcomes, seed: int) -> None:
     assert bench.baseline is not None
-    baseline = bench.baseline.texts
+    baseline, by_scores = bench.baseline.texts, isinstance(bench.protocol, ScoresProtocol)
     annotations: dict[str, list[Annotation]] = {}
     for model, found in outcomes.items():
-        notes = [_annotation(one, baseline[one.question.id][0]) for one in found]
+        notes = [_annotation(one, baseline[one.question.id][0], by_scores=by_scores) for one in found]
         rates = _attempt(scored, f"{model}, alpaca_eval", lambda a: alpaca_eval.win_rates(a, seed=seed), notes)
         scored.models[model].alpaca_eval = rates
         if rates is not None:
@@ -112,12 +116,15 @@ def _published(bench: Bench, annotations: Sequence[Annotation], seed: int) -> Le
     return length_controlled(annotations, difficulties=bench.difficulties, gamed=bench.gamed, seed=seed)
 
 
-def _annotation(one: Outcome, baseline: str) -> Annotation:
+def _annotation(one: Outcome, baseline: str, *, by_scores: bool) -> Annotation:
     """The preference of one question; an answer that is lacking counts as of the baseline's length."""
     value = None
     if one.record is not None:
         values = [game["value"] for game in one.record["games"]]
-        value = alpaca_eval.SAME_TEXT if one.record["is_same_text"] else values[0]
+        if one.record["is_same_text"]:
+            value = alpaca_eval.SAME_TEXT
+        elif values:
+            value = alpaca_eval.score_preference(*values) if by_scores else values[0]
     return alpaca_eval.annotation(one.question.id, one.texts[0] if one.texts else baseline, baseline, value)
 
 
@@ -158,10 +165,19 @@ def _games(model: str, one: Outcome) -> list[Game]:
 
 
 def _grades(one: Outcome) -> list[Graded]:
-    said = {game["turn"]: game["value"] for game in one.record["games"]} if one.record else {}
+    """One for each turn; what was not judged has no grade."""
+    said = {game["turn"]: game for game in one.record["games"]} if one.record else {}
+    without = {"value": None, "error": "not_judged" if one.texts else "no_answer"}
+    games = [(turn, said.get(turn, without)) for turn in range(mt_bench.NUM_TURNS)]
     return [
-        Graded(question_id=one.question.id, category=one.question.category, turn=turn, grade=said.get(turn))
-        for turn in range(mt_bench.NUM_TURNS)
+        Graded(
+            question_id=one.question.id,
+            category=one.question.category,
+            turn=turn,
+            grade=game["value"],
+            lacks=game["error"],
+        )
+        for turn, game in games
     ]
 
 

@@ -3,25 +3,28 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from moaa_ray.core.candidates import forget_failures
-from moaa_ray.core.passes import Pass, StageWork
 from moaa_ray.data.evaluation_schemas import ANSWERS, JUDGED
-from moaa_ray.evaluation.answering import STAGE, answer_work
+from moaa_ray.evaluation.answering import answer_work
 from moaa_ray.evaluation.benchmarks import Bench
 from moaa_ray.evaluation.contestants import Contestant
-from moaa_ray.evaluation.judging import INPUTS, REPEAT, close_judged, judge_passes
-from moaa_ray.evaluation.rows import Asked, Task, answers_table, judged_table
+from moaa_ray.evaluation.planning import answers_plan, judge_plan, judging_of
+from moaa_ray.evaluation.rows import (
+    Asked,
+    Task,
+    answers_table,
+    judged_table,
+    unfinished_answers,
+    unfinished_judgments,
+)
 from moaa_ray.fingerprint import section_fingerprint
-from moaa_ray.lines.mixture import expected_completion
 from moaa_ray.loading import LoadedPreference
-from moaa_ray.planning.planner import PlanInput
-from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.preference.stage import RowStage
 from moaa_ray.run_record import model_digests
+from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Sampling
 
-_TEMPLATE_TOKENS = 300
-"""Tokens of a judge's prompt beside the question and the answers; an assumption."""
+UNFINISHED = "unfinished"
+"""Folder of rows that have failed with a part of them done, which counts."""
 
 
 def answer_stage(
@@ -36,14 +39,16 @@ def answer_stage(
     work = answer_work(one.engine, samplings, run_seed=loaded.recipe.seed)
     return RowStage(
         work=work,
-        plan=_plan(loaded, work, num_requests=1.0, num_shown=0),
-        made_with=_made_with(loaded, one.engine) | ({f"models.{one.engine}.files": one.digest} if one.digest else {}),
+        plan=answers_plan(loaded, work),
+        made_with=answers_made_with(loaded, one),
         restart=restart,
         restart_command=f"moaa evaluate --restart {one.name}",
         folder="answers",
         schema=ANSWERS,
         usable=partial(answers_table, asked=asked),
-        facts={"model": one.name},
+        failed_folder=UNFINISHED,
+        failed_record=partial(unfinished_answers, asked=asked),
+        facts={"model": one.name, "files": one.digest},
     )
 
 
@@ -51,43 +56,41 @@ def judge_stage(
     loaded: LoadedPreference, judge: str, tasks: Mapping[str, Task], benches: Sequence[Bench], *, restart: bool
 ) -> RowStage:
     """One judge judges what all models have answered to the benchmarks that it is the judge of."""
-    recipe = loaded.recipe
-    protocols = {bench.name: bench.protocol for bench in benches if bench.config.judge == judge}
-    passes = judge_passes(judge, protocols, run_seed=recipe.seed)
-    work = StageWork(stage=STAGE, passes=passes, close=close_judged, reopen=forget_failures, inputs=INPUTS)
+    counts: dict[Benchmark, int] = {
+        bench.name: len(bench.questions) for bench in benches if bench.config.judge == judge
+    }
+    work = judging_of(loaded, judge, counts)
     return RowStage(
         work=work,
-        plan=_plan(loaded, work, num_requests=2.0, num_shown=2),
-        made_with=_made_with(loaded, judge) | model_digests({judge: recipe.models[judge]}, loaded.base_dir),
+        plan=judge_plan(loaded, work, counts),
+        made_with=judge_made_with(loaded, judge),
         restart=restart,
         restart_command=f"moaa evaluate --restart {judge}",
         folder="judged",
         schema=JUDGED,
         usable=partial(judged_table, tasks=tasks),
-        facts={"judge": judge},
+        failed_folder=UNFINISHED,
+        failed_record=partial(unfinished_judgments, tasks=tasks),
+        facts={"judge": judge, "models": list(dict.fromkeys(task.model for task in tasks.values()))},
     )
 
 
-def _plan(loaded: LoadedPreference, work: StageWork, *, num_requests: float, num_shown: int) -> PlanInput:
-    """For the planner; num_shown completions stand in a prompt, and a second reply is the exception."""
-    recipe = loaded.recipe
-    size = recipe.plan.prompt_tokens + num_shown * (recipe.plan.completion_tokens + _TEMPLATE_TOKENS // 2)
-
-    def load(p: Pass, window: int | None) -> PassLoad:
-        prompt = min(size, max(1.0, window - p.sampling.max_tokens)) if window else size
-        num = 0.0 if p.name == REPEAT else num_requests
-        return PassLoad(num_requests=num, prompt_tokens=prompt, completion_tokens=expected_completion(recipe, p))
-
-    return PlanInput(
-        stage=STAGE,
-        passes=work.passes,
-        loads=lambda windows: {p.name: load(p, windows[p.engine]) for p in work.passes},
-        recipe=recipe,
-        settings=recipe.evaluate,
-        base_dir=loaded.base_dir,
-    )
+def answers_made_with(loaded: LoadedPreference, one: Contestant) -> dict[str, str]:
+    """What a model answers with, by name; one of the run is known by its files, wherever the run lies."""
+    known = _made_with(loaded, one.engine, without=("model",) if one.is_own else ())
+    return known | ({files_field(one): one.digest} if one.digest else {})
 
 
-def _made_with(loaded: LoadedPreference, model: str) -> dict[str, str]:
-    fields = section_fingerprint(loaded.recipe.models[model])
+def judge_made_with(loaded: LoadedPreference, judge: str) -> dict[str, str]:
+    """What a judge judges with, by name."""
+    return _made_with(loaded, judge) | model_digests({judge: loaded.recipe.models[judge]}, loaded.base_dir)
+
+
+def files_field(one: Contestant) -> str:
+    """The name under which the digest of a model's files stands."""
+    return f"models.{one.engine}.files"
+
+
+def _made_with(loaded: LoadedPreference, model: str, *, without: Sequence[str] = ()) -> dict[str, str]:
+    fields = section_fingerprint(loaded.recipe.models[model], without=without)
     return {**{f"models.{model}.{name}": text for name, text in fields.items()}, "seed": str(loaded.recipe.seed)}

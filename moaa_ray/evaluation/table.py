@@ -87,19 +87,22 @@ def _legend(scored: Scored, about: About) -> Iterable[str]:
         judge = facts["judge"]
         model = f"{judge['name']} ({judge['model']}{'@' + judge['revision'] if judge['revision'] else ''})"
         against = f"against {facts['baseline']}, " if facts["baseline"] else ""
+        asked = f"{facts['num_questions']:,} questions, {against}judge {model}, {_judging(facts)}"
         yield (
-            f"{_TITLES[name]}: {facts['num_questions']:,} questions, {against}judge {model}, prompt "
-            f"{facts['prompt_version']}, {_sampling(facts['sampling'])}; answers of at most "
+            f"{_TITLES[name]}: {asked}; answers of at most "
             f"{facts['settings']['max_tokens']:,} tokens, {_temperature(facts['settings'])}"
         )
     yield from scored.notes
     yield from (f"no score: {problem}" for problem in scored.problems)
 
 
-def _sampling(sampling: Mapping[str, Any]) -> str:
+def _judging(facts: Mapping[str, Any]) -> str:
+    if facts["settings"].get("preference") == "scores":
+        return "by which answer it scores higher"
+    sampling, prompt = facts["sampling"], f"prompt {facts['prompt_version']}"
     if sampling["logprobs"]:
-        return "by the logprobs of its first token"
-    return f"temperature {sampling['temperature']:g}, at most {sampling['max_tokens']:,} tokens"
+        return f"{prompt}, by the logprobs of its first token"
+    return f"{prompt}, temperature {sampling['temperature']:g}, at most {sampling['max_tokens']:,} tokens"
 
 
 def _temperature(settings: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
 from moaa_ray.generation.worker import PassWorker, PoolWork
 
 _NO_PROGRESS_LIMIT_S = 6 * 3600
+_SPARE_CALLS = 4
+"""Calls beside those that wait for a credit: Ray asks for blocks again that were lost with a node, which are admitted."""
 _GROW_AT = 1.0
 """Blocks with a worker per block that it may work on, from which an autoscaling pool grows. Ray's own 1.75 is out of
 reach here: a worker is given no more blocks than it works on."""
@@ -92,9 +94,9 @@ def _through(data, pool: Pool, rest: tuple):
     resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     if pool.spans_nodes:
         resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
-    # As many calls at once as there can be tasks: a restarted actor gets its tasks back in any order, and a queued one
+    # More calls at once than there can be tasks: a restarted actor gets its tasks back in any order, and a queued one
     # that holds an admitted block would wait for ever behind running ones that wait for that block's credit.
-    num_calls = pool.blocks_in_flight + 2
+    num_tasks = pool.blocks_in_flight + 2
     return data.map_batches(
         PassWorker,
         fn_constructor_args=(pool.work, *rest),
@@ -104,8 +106,8 @@ def _through(data, pool: Pool, rest: tuple):
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.min_replicas,
             max_size=pool.max_replicas,
-            max_tasks_in_flight_per_actor=num_calls,
-            max_concurrent_calls_per_actor=num_calls,
+            max_tasks_in_flight_per_actor=num_tasks,
+            max_concurrent_calls_per_actor=num_tasks + _SPARE_CALLS,
         ),
         **resources,
     )

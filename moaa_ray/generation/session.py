@@ -36,8 +36,11 @@ _WHOLE: ContextVar[_Whole | None] = ContextVar("moaa_whole_session", default=Non
 def one_session(*, cpu_slots: float, with_dashboard: bool) -> Iterator[None]:
     """Makes all sessions within the block one: the first that needs Ray starts it, the end of the block stops it.
 
-    Args: what the most demanding of them needs; see `session`.
+    Within such a block another one adds nothing. Args: what the most demanding of them needs; see `session`.
     """
+    if _WHOLE.get() is not None:
+        yield
+        return
     whole = _Whole(cpu_slots=cpu_slots, with_dashboard=with_dashboard)
     token = _WHOLE.set(whole)
     try:

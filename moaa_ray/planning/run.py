@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.simulated_line import Conditions
+from moaa_ray.evaluation.planning import Part, evaluation_parts
 from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.lines.judge import plan_input as plan_judge
 from moaa_ray.lines.mixture import STAGE as GENERATE
@@ -32,6 +34,21 @@ class _Rows:
     mean_turns: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """A plan, and how often it is carried out, one time after the other."""
+
+    title: str
+    plan: StagePlan | TrainingPlan
+    num_times: int = 1
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all times; None where it is not predicted."""
+        once = self.plan.line.makespan_s if isinstance(self.plan, StagePlan) else self.plan.seconds
+        return None if once is None else self.num_times * once
+
+
 def plan_for_cli(
     loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_rows: int, simulated: Conditions | None = None
 ) -> str:
@@ -44,22 +61,31 @@ def plan_for_cli(
     rows_of = {GENERATE: first, "sft": first}
     plans: dict[str, StagePlan | TrainingPlan] = {}
     for one in stages_to_plan(loaded) if isinstance(loaded.recipe, Recipe) else []:  # pyright: ignore
-        here = max(os.cpu_count() or 1, ceil(one.cpu_slots))
         rows = rows_of.get(one.stage, later)
-        plans[one.stage] = plan_stage(one, parse_cluster(cluster or f"cpus={here}"), rows.num, rows.mean_turns)
+        plans[one.stage] = plan_stage(one, _shape(cluster, one), rows.num, rows.mean_turns)
     shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
     for stage in TRAINING:
-        if recipe.student is not None and stage in recipe.run.stages:
+        if recipe.student is not None and stage in recipe.stages:
             rows = rows_of.get(stage, later)
             plans[stage] = plan_training(
                 recipe, stage, recipe.student, shape, rows.num, mean_turns=rows.mean_turns, base_dir=loaded.base_dir
             )
-    ordered = [plans[stage] for stage in STAGES if stage in plans]
-    texts = [_told(plan, simulated) for plan in ordered]
-    if len(ordered) == 1:
+    planned = [_Planned(title=stage, plan=plans[stage]) for stage in STAGES if stage in plans]
+    parts, more = evaluation_to_plan(loaded)
+    for part in parts:
+        plan = plan_stage(part.asked, _shape(cluster, part.asked), part.num_rows, part.mean_turns)
+        planned.append(_Planned(title=part.title, plan=plan, num_times=part.num_times))
+    notes += more
+    texts = [_told(one.plan, simulated) for one in planned]
+    if len(planned) == 1:
         return "\n".join([*texts, *notes])
-    titled = [f"{plan.stage}: {text}" for plan, text in zip(ordered, texts, strict=True)]
-    return "\n\n".join([*titled, "\n".join([_in_all(ordered), *notes])])
+    titled = [f"{one.title}: {text}" for one, text in zip(planned, texts, strict=True)]
+    return "\n\n".join([*titled, "\n".join([_in_all(planned), *notes])])
+
+
+def _shape(cluster: str, asked: PlanInput) -> Cluster:
+    """The cluster, or the local one that the stage would start."""
+    return parse_cluster(cluster or f"cpus={max(os.cpu_count() or 1, ceil(asked.cpu_slots))}")
 
 
 def _told(plan: StagePlan | TrainingPlan, simulated: Conditions | None) -> str:
@@ -104,12 +130,16 @@ def preferences_to_plan(loaded: LoadedRecipe | LoadedPreference) -> list[PlanInp
     ]
 
 
-def _in_all(plans: Sequence[StagePlan | TrainingPlan]) -> str:
-    costs = [plan.cost_usd for plan in plans if plan.cost_usd is not None]
-    seconds = {plan.stage: plan.line.makespan_s if isinstance(plan, StagePlan) else plan.seconds for plan in plans}
-    text = f"all stages: {duration(sum(filter(None, seconds.values())))}"
-    if hours := sum(plan.gpu_hours for plan in plans):
+def evaluation_to_plan(loaded: LoadedRecipe | LoadedPreference | LoadedTraining) -> tuple[list[Part], list[str]]:
+    """What the evaluate stage asks of models and judges, and notes; nothing where the run has no such stage."""
+    return evaluation_parts(loaded) if "evaluate" in loaded.recipe.stages else ([], [])  # pyright: ignore[reportArgumentType]: one or the other
+
+
+def _in_all(planned: Sequence[_Planned]) -> str:
+    costs = [one.num_times * one.plan.cost_usd for one in planned if one.plan.cost_usd is not None]
+    text = f"all stages: {duration(sum(one.seconds or 0.0 for one in planned))}"
+    if hours := sum(one.num_times * one.plan.gpu_hours for one in planned):
         text += f", {hours:,.1f} GPU-hours"
-    unknown = [stage for stage, known in seconds.items() if known is None]
+    unknown = [one.title for one in planned if one.seconds is None]
     text += f", {sum(costs):,.2f} USD" if costs else ""
     return text + (f"; without {' and '.join(unknown)}, whose time is not predicted" if unknown else "")

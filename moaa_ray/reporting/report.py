@@ -14,7 +14,7 @@ from moaa_ray.reporting.report_judges import agreement_rows, judge_views
 from moaa_ray.reporting.report_lengths import TITLES, length_rows, lengths_of
 from moaa_ray.reporting.report_rows import row_cards
 from moaa_ray.reporting.report_scores import scores_view
-from moaa_ray.reporting.report_stages import Place, StageFacts, clock, places_of, stage_rows, stages_of
+from moaa_ray.reporting.report_stages import EVALUATION, Place, StageFacts, clock, places_of, stage_rows, stages_of
 from moaa_ray.reporting.report_template import SCRIPT, TEMPLATE
 from moaa_ray.run_record import versions
 
@@ -113,7 +113,7 @@ def _data(places: Sequence[Place]) -> dict[str, Any]:
 
 def _own(places: Sequence[Place]) -> list[Place]:
     """The run's, its rounds' and its iterations' directories; a judge's work is shown where its pairs are."""
-    return [place for place in places if not {"judges", "checks"} & set(place.path.split("/"))]
+    return [place for place in places if not {"judges", "checks", EVALUATION} & set(place.path.split("/"))]
 
 
 def _titled(text: str, place: Place) -> str:

@@ -40,16 +40,28 @@ def scores_view(store: Store) -> ScoresView | None:
     rows = [(name, *(_cell(scores, one) for one in shown)) for name, scores in models.items()]
     counted = [name for name in ("alpaca_eval", "arena_hard", "mt_bench") if name in facts["benchmarks"]]
     counts = [(model, *(_count(scores.get(name)) for name in counted)) for model, scores in models.items()]
+    behind = [("model", "weights or answers", "revision", "digest of its files"), *_behind(facts.get("evaluated", {}))]
     notes = [*(_how(name, about) for name, about in facts["benchmarks"].items()), *facts["notes"]]
     return ScoresView(
         tables=[
             ("Win rates in %, and grades, with 95 % intervals over questions",
              [("model", *(title for title, _, _ in shown)), *rows]),
             ("Judgments that count, of all", [("model", *counted), *counts]),
+            *([("What was evaluated", behind)] if len(behind) > 1 else []),
         ],
         pictures=[(f"{one[0]}: win rates", _picture(models, one)) for one in shown if one in _WIN_RATES],
         notes=[*notes, *(f"no score: {problem}" for problem in facts["problems"])],
     )  # fmt: skip
+
+
+def _behind(evaluated: Mapping[str, Mapping[str, Any]]) -> list[Sequence[str]]:
+    """For every line of the table the model, or the files of answers, that it stands for."""
+    return [
+        (name, ", ".join(file["path"] for file in one["answers"].values()), "-", "-")
+        if "answers" in one
+        else (name, one["model"] or "-", one["revision"] or "-", one["files"] or "-")
+        for name, one in evaluated.items()
+    ]
 
 
 def _estimate(scores: Mapping[str, Any], one: tuple[str, str, str]) -> Mapping[str, Any] | None:
@@ -84,7 +96,6 @@ def _picture(models: Mapping[str, Mapping[str, Any]], one: tuple[str, str, str])
 
 def _how(name: str, about: Mapping[str, Any]) -> str:
     against = f"against {about['baseline']}, " if about["baseline"] else ""
-    return (
-        f"{name}: {about['num_questions']:,} questions, {against}judge {about['judge']['name']}, prompt "
-        f"{about['prompt_version']}"
-    )
+    by_scores = about.get("settings", {}).get("preference") == "scores"
+    judging = "by which answer it scores higher" if by_scores else f"prompt {about['prompt_version']}"
+    return f"{name}: {about['num_questions']:,} questions, {against}judge {about['judge']['name']}, {judging}"

@@ -18,6 +18,8 @@ from moaa_ray.training.metrics import read_metrics
 Span = tuple[float, float]
 """Unix times of a beginning and an end."""
 _PARTS = ("rounds", "iterations", "judges")
+EVALUATION = "evaluation"
+"""Folder of the run directories of an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,10 @@ class Place:
 
     @property
     def title(self) -> str:
-        """For people, as in round 2, judge jury; empty for the run itself."""
+        """For people, as in round 2, judge jury, answers of dpo; empty for the run itself."""
         parts = self.path.split("/")
+        if parts[0] == EVALUATION and len(parts) == 3:
+            return f"answers of {parts[2]}" if parts[1] == "answers" else f"judge {parts[2]}"
         kinds, names = parts[::2], parts[1::2]
         if len(kinds) != len(names) or not set(kinds) <= set(_PARTS):
             return self.path
@@ -79,12 +83,15 @@ def places_of(run: str) -> list[Place]:
 def stages_of(places: Sequence[Place]) -> list[StageFacts]:
     """Every stage that has begun anywhere, in the order in which they began to work."""
     found = [
-        _stage(place, name)
-        for place in places
-        for name in place.record.get("stages", {})
-        if name != "judge" or "judges" in place.path or "checks" in place.path  # a run notes its judge's pairs as well
+        _stage(place, name) for place in places for name in place.record.get("stages", {}) if not _is_sum(place, name)
     ]
     return sorted(found, key=lambda one: min((begin for begin, _ in one.spans), default=one.at))
+
+
+def _is_sum(place: Place, stage: str) -> bool:
+    """Whether a run only notes here what was done in directories inside it, which are told themselves."""
+    inside = {"judge": ("judges", "checks"), "evaluate": (EVALUATION,)}
+    return stage in inside and not set(inside[stage]) & set(place.path.split("/"))
 
 
 def stage_rows(stages: Sequence[StageFacts]) -> list[Sequence[str]]:

@@ -14,7 +14,6 @@ from moaa_ray.run_record import progress_path, read_run
 from moaa_ray.training.metrics import read_metrics
 from moaa_ray.training_stage.progress import progress_line
 
-_STAGES = (*STAGES, "evaluate")
 _QUIET_S = 120.0
 """A driver writes every ten seconds or so; after so much silence it may be dead, or start engines or processes."""
 
@@ -35,7 +34,7 @@ def _of_run(store: Store, now: float, *, title: str) -> str:
     record = read_run(store)
     known: Mapping[str, Any] = record.get("stages", {})
     lines = [f"{record['name']}: {title}"]
-    for stage in _STAGES:
+    for stage in STAGES:
         if stage in known:
             lines.append(f"  {stage:<9} {_of_stage(store, stage, known[stage], now)}")
     if not known:

@@ -62,8 +62,9 @@ class AlpacaEvalConfig(BenchmarkConfig):
     """Of the evaluated model's answers."""
     baseline: AnswersFile
     """The published one is gpt4_1106_preview."""
-    preference: Literal["logprobs", "verdict"] = "logprobs"
-    """logprobs: by the probabilities of the judge's first token; verdict: by what it decides after giving reasons."""
+    preference: Literal["logprobs", "verdict", "scores"] = "logprobs"
+    """logprobs: by the probabilities of the judge's first token; verdict: by what it decides after giving reasons;
+    scores: by which answer has the higher score of a reward model or a rule (engine: classifier, rule)."""
     judge_max_tokens: int = Field(default=2048, ge=1)
     """Of a verdict with reasons; by logprobs it is one token."""
     difficulties: str = ""

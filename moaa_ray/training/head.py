@@ -125,16 +125,16 @@ class _SummedLoss(torch.autograd.Function):
                 continue
             grad = head._grad(logits, targets[part], norms, weights[part], head.softcap)
             _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
-        if wants_grad:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.grads = grad_hidden, grad_weight
         return total.float()
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight = ctx.grads
+        del ctx.grads  # else autograd would copy what it may keep as the weight's gradient
         if grad_weight is not None:
             grad_weight.mul_(grads[0])
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight, None, None, None
+        return grad_hidden.mul_(grads[0]), grad_weight, None, None, None
 
 
 def _add_grads(

@@ -20,6 +20,13 @@ def test_the_demo_trains_and_tests_on_prompts_of_different_splits():
     assert {split_of(question) for question in held_out(HELD_OUT)} == {"held_out"}
 
 
+def test_the_evaluations_baseline_knows_two_of_the_four_skills():
+    with (JOBS / "data" / "skills_baseline.jsonl").open(encoding="utf-8") as lines:
+        outputs = [json.loads(line)["output"] for line in lines]
+    known = ("reverse", "sort")
+    assert outputs == [one.answer if one.skill in known else one.mistake for one in held_out(HELD_OUT)]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_that_ships_knows_the_words_of_the_aggregate_prompt(name):
     """Else the aggregator would read it letter by letter: after a change of the prompt, ship new models."""

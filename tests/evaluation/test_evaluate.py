@@ -37,6 +37,8 @@ ray: {{address: local}}
 def longer_first(messages: tuple[Message, ...]) -> bool:
     """Whether answer A is the longer one; the other is the baseline's, or "x"."""
     text = messages[-1]["content"]
+    if "Say yes." in text:  # the probe
+        return True
     longer = "A long answer." if "A long answer." in text else "base "
     shorter = "base " if longer.startswith("A") else "\nx\n"
     return text.index(longer) < text.index(shorter)
@@ -70,7 +72,7 @@ def start(recipe: Path) -> subprocess.Popen:
 
 
 def test_an_evaluation_that_is_killed_goes_on_asks_nothing_twice_and_ends_in_the_papers_table(tmp_path):
-    """Answers: 12 + 12 + 2 x 12 of the new model, none of the old. Judgments: 12 + 2 x 12 + 2 x 12 and 12."""
+    """Answers: 12 + 12 + 2 x 12 of the new model, none of the old. Judgments: 12 + 2 x 12 + 2 x 12 and 12; a probe."""
     write_benchmarks(tmp_path, NUM)
     mine = [{"instruction": f"Say {i}.", "output": "x", "generator": "older"} for i in range(NUM)]
     (tmp_path / "mine.json").write_text(json.dumps(mine), encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from moaa_ray.core.candidates import forget_failures
-from moaa_ray.core.passes import StageWork
+from moaa_ray.core.passes import Room, StageWork
 from moaa_ray.evaluation.judging import INPUTS, REPEAT, VERDICT, close_judged, judge_passes, readings
 from moaa_ray.evaluation.protocols import (
     BASELINE,
@@ -16,7 +16,7 @@ from moaa_ray.evaluation.protocols import (
 )
 from moaa_ray.settings.evaluation import Benchmark, EvaluateConfig
 from moaa_ray.types import Failure, Message, Row
-from tests.core.rows import run_pass, said
+from tests.core.rows import UNLIMITED, count_words, run_pass, said
 
 SECTION = {"questions": "q", "judge": "j", "baseline": "b"}
 CONFIG = EvaluateConfig.model_validate(
@@ -36,7 +36,7 @@ def judged_row(benchmark: Benchmark, *texts: str, baseline: str = "theirs", sour
     )
 
 
-def judge(row: Row, reply, again=lambda request: said("still nothing")) -> tuple[Row, list]:
+def judge(row: Row, reply, again=lambda request: said("still nothing"), room=UNLIMITED) -> tuple[Row, list]:
     """The closed row, and every request that was made of it."""
     asked = []
 
@@ -45,8 +45,8 @@ def judge(row: Row, reply, again=lambda request: said("still nothing")) -> tuple
         return say(request)
 
     first, second = judge_passes("j", PROTOCOLS, run_seed=7)
-    row = run_pass(first, row, lambda request: answered(request, reply))
-    row = run_pass(second, row, lambda request: answered(request, again))
+    row = run_pass(first, row, lambda request: answered(request, reply), room)
+    row = run_pass(second, row, lambda request: answered(request, again), room)
     return close_judged(row), asked
 
 
@@ -90,6 +90,18 @@ def test_by_verdict_alpaca_eval_asks_for_reasons_and_takes_the_decision():
     assert (reading.value, reading.grade) == ((1.0, "model") if reading.is_model_first else (0.0, "baseline"))
 
 
+def test_by_scores_alpaca_eval_asks_for_a_number_of_each_answer():
+    config = EvaluateConfig.model_validate({"alpaca_eval": {**SECTION, "preference": "scores"}})
+    protocol = protocol_of("alpaca_eval", config, run_seed=7)
+    row = judged_row("alpaca_eval", "ours")
+    asked = [protocol.messages(row, game, fence="7f") for game in range(protocol.num_games(row))]
+    assert [[m["content"] for m in messages] for messages in asked] == [["First?", "ours"], ["First?", "theirs"]]
+    assert [messages[-1]["role"] for messages in asked] == ["assistant", "assistant"]
+    assert protocol.read(row, 0, said("0.25")).value == 0.25
+    assert not protocol.read(row, 0, said("good")).is_read
+    assert protocol.num_games(judged_row("alpaca_eval", "theirs")) == 0
+
+
 @pytest.mark.parametrize("benchmark", ["alpaca_eval", "arena_hard"])
 def test_equal_texts_are_not_shown_to_a_judge(benchmark):
     row, asked = judge(judged_row(benchmark, "theirs"), lambda request: said("[[A>>B]]"))
@@ -120,6 +132,25 @@ def test_mt_bench_grades_both_turns_the_second_with_the_first_before_it():
     assert [(r.turn, r.value) for r, _ in readings(PROTOCOLS["mt_bench"], row)] == [(0, 7.0), (1, 8.5)]
     assert "answer two" not in asked[0].messages[-1]["content"]
     assert all(text in asked[1].messages[-1]["content"] for text in ("First?", "answer one", "Second?", "answer two"))
+
+
+def test_mt_bench_grades_the_first_turn_where_the_second_has_no_answer():
+    row = judged_row("mt_bench", "answer one", source="mt_bench/writing")
+    row = replace(row, messages=(*row.messages, Message(role="user", content="Second?")))
+    row, asked = judge(row, lambda request: said("[[7]]"))
+    assert [request.id for request in asked] == ["m/q/verdict/0"]
+    assert (row.status, [(r.turn, r.value) for r, _ in readings(PROTOCOLS["mt_bench"], row)]) == ("ok", [(0, 7.0)])
+
+
+def test_a_second_turn_that_is_too_long_for_the_judge_leaves_the_first_ones_grade():
+    row = judged_row("mt_bench", "one", "word " * 200, source="mt_bench/writing")
+    room = Room(window=2048 + 200, count_tokens=count_words)
+    row, asked = judge(row, lambda request: said("[[7]]"), room=room)
+    assert [request.id for request in asked] == ["m/q/verdict/0"]
+    assert row.status == "ok"
+    found = [(reading.value, answer) for reading, answer in readings(PROTOCOLS["mt_bench"], row)]
+    assert found[0][0] == 7.0
+    assert found[1] == (None, Failure(reason="context_length", retryable=False))
 
 
 def test_a_judge_that_cannot_be_reached_fails_the_row_and_the_next_start_asks_only_for_what_lacks():

@@ -8,6 +8,7 @@ from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.evaluation.stage import evaluate
 from moaa_ray.fingerprint import rows_fingerprint
 from moaa_ray.loading import load_preference, load_recipe
+from moaa_ray.pipeline import load_run
 from tests.evaluation.files import put_lines, write_benchmarks
 
 RECIPE = """
@@ -43,6 +44,9 @@ def recipe(tmp_path) -> Path:
         ("evaluate.models.x=RUN/models/sft", r"RUN/models/sft': no model in .*/run/models/sft; train it first"),
         ("evaluate.models.x=rule", "evaluate.models.x = 'rule': scores what others wrote and writes nothing itself"),
         ("evaluate.alpaca_eval.judge=rule", r"evaluate.alpaca_eval.judge = 'rule': .* so it has no logprobs"),
+        ("evaluate.alpaca_eval.judge=rule", r"set evaluate.alpaca_eval.preference=scores, or take a model with"),
+        ("evaluate.alpaca_eval.preference=scores", r"judge = 'judge': writes text, and .* = 'scores' compares numbers"),
+        ("evaluate.arena_hard.judge=rule", r"evaluate.arena_hard.judge = 'rule': scores what others wrote"),
         ("evaluate.mt_bench.questions=nope.jsonl", "evaluate.mt_bench.questions = 'nope.jsonl': no such file"),
         ("evaluate.arena_hard.judge_max_tokens=8192", "judge_max_tokens = 8192: not below the context window of judge"),
         ("evaluate.alpaca_eval.gamed=x.csv", "gamed = 'x.csv' without difficulties"),
@@ -58,6 +62,40 @@ def test_names_files_and_judges_are_checked_before_anything_starts(recipe, overr
     with pytest.raises(ConfigError, match=message):
         evaluate(load_preference(recipe, [override]))
     assert not (recipe.parent / "run").exists()
+
+
+WHOLE = """
+prompts: {sources: [{path: p.jsonl}]}
+mixture: {layers: [{proposers: [{model: m}]}], aggregator: {model: m}}
+student: {model: org/student}
+run: {stages: [generate, sft, dpo, evaluate]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.mt_bench.questions=nope.jsonl", "evaluate.mt_bench.questions = 'nope.jsonl': no such file"),
+        ("evaluate.alpaca_eval.judge=rule", r"evaluate.alpaca_eval.judge = 'rule': .* so it has no logprobs"),
+        ("models.m.model=old-model", "evaluate.models.new: is 'old-model', the baseline of alpaca_eval"),
+        ("evaluate.models.x=RUN/rounds/2/models/dpo", "no model in .*/run/rounds/2/models/dpo; train it first"),
+        ("evaluate.models.x={arena_hard: mine.jsonl}", "evaluate.models.x.arena_hard = 'mine.jsonl': no such file"),
+    ],
+)
+def test_a_whole_run_refuses_before_its_first_stage_what_its_evaluation_would_refuse(recipe, override, message):
+    recipe.write_text(recipe.read_text() + WHOLE)
+    load_run(recipe, ["evaluate.models.x=RUN/models/dpo"])  # which is still to be trained
+    with pytest.raises(ConfigError, match=message):
+        load_run(recipe, [override])
+    assert not (recipe.parent / "run").exists()
+
+
+def test_a_stage_that_is_named_without_a_benchmark_is_refused(recipe):
+    recipe.write_text(recipe.read_text() + WHOLE)
+    none = [f"evaluate.{name}=null" for name in ("alpaca_eval", "arena_hard", "mt_bench")]
+    none.append("evaluate.models.other=judge")
+    with pytest.raises(ConfigError, match="evaluate: no benchmark in the recipe; add a section for one of"):
+        load_run(recipe, none)
 
 
 def test_an_answer_file_that_misses_questions_is_refused(recipe):

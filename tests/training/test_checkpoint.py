@@ -223,7 +223,7 @@ def _grow(uri: str, model: str, name: str, first: int, last: int) -> dict[str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fsdp2", "ddp"])
+@pytest.mark.parametrize("name", ["fsdp2", pytest.param("ddp", marks=pytest.mark.long)])
 def test_two_workers_that_were_cut_off_end_bit_equal(name, tmp_path, model):
     unbroken = on_workers(2, _grow, str(tmp_path / "a"), str(model), name, 0, 6)[0]
     on_workers(2, _grow, str(tmp_path / "b"), str(model), name, 0, 3)

@@ -61,7 +61,7 @@ def sharded(numerics: Numerics, num_steps: int, cpu_offload: bool = False) -> tu
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("num_workers", "per_worker"), [(1, 8), pytest.param(1, 2, marks=LONG), (2, 4), pytest.param(2, 1, marks=LONG)]
+    ("num_workers", "per_worker"), [(2, 4), *(pytest.param(*of, marks=LONG) for of in ((1, 8), (1, 2), (2, 1)))]
 )
 def test_ten_steps_of_sft_and_of_dpo_equal_those_of_one_process(num_workers, per_worker):
     single = train_steps("single", num_workers=1, per_worker=8, num_steps=10)
@@ -80,7 +80,11 @@ def test_a_tied_output_layer_is_sharded_once():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("numerics", "cpu_offload"),
-    [(DECAYING, False), (DECAYING, True), (Numerics(activation_checkpointing=True), False)],
+    [
+        (DECAYING, True),
+        pytest.param(DECAYING, False, marks=LONG),
+        pytest.param(Numerics(activation_checkpointing=True), False, marks=LONG),
+    ],
 )
 def test_decay_offload_and_activation_checkpointing_change_nothing(numerics, cpu_offload):
     wanted, weights = alone(numerics, 5)
@@ -121,7 +125,11 @@ def start_empty_and_fill(family: str, numerics: Numerics) -> tuple[dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "numerics"),
-    [("qwen3", Numerics()), ("gemma2", Numerics()), ("llama", Numerics(is_bf16=True))],
+    [
+        ("qwen3", Numerics()),
+        pytest.param("gemma2", Numerics(), marks=LONG),
+        pytest.param("llama", Numerics(is_bf16=True), marks=LONG),
+    ],
     ids=["tied", "gemma2", "bfloat16"],
 )
 def test_an_empty_student_is_filled_shard_by_shard_and_read_back_whole(family, numerics):

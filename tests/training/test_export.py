@@ -166,7 +166,9 @@ def _train_and_export(name: str, source: str, folder: str) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
+@pytest.mark.parametrize(
+    "family", [pytest.param("llama", marks=pytest.mark.long), pytest.param("qwen3", marks=pytest.mark.long), "gemma2"]
+)
 def test_sharded_students_are_exported_whole(family, tmp_path):
     source = str(save_model(tmp_path / "source", family))
     first, second = on_workers(2, _train_and_export, "fsdp2", source, str(tmp_path / "two"))

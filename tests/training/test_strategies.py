@@ -27,7 +27,13 @@ def test_accumulation_changes_nothing():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "num_workers", "per_worker"),
-    [("ddp", 2, 4), ("fsdp2", 1, 8), ("fsdp2", 2, 1), ("fsdp2", 4, 2), ("fsdp2 gathered", 2, 1)],
+    [
+        ("ddp", 2, 4),
+        ("fsdp2", 2, 1),
+        ("fsdp2 gathered", 2, 1),
+        pytest.param("fsdp2", 1, 8, marks=pytest.mark.long),
+        pytest.param("fsdp2", 4, 2, marks=pytest.mark.long),
+    ],
 )
 def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker):
     alone = train_steps("single", num_workers=1, per_worker=8, num_steps=10)
@@ -36,7 +42,7 @@ def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+@pytest.mark.parametrize("family", ["qwen3", pytest.param("gemma2", marks=pytest.mark.long)])
 def test_tied_output_layers_are_sharded_right(family):
     # Two steps: this model's curve is so steep that `single` with another accumulation is 3e-5 off after four.
     alone = train_steps("single", num_workers=1, per_worker=8, family=family, num_steps=2)

@@ -1,0 +1,37 @@
+"""What can be known to be wrong with an evaluation before any model is asked, also before its models are trained."""
+
+from collections.abc import Sequence
+
+from moaa_ray.evaluation.answering import Said
+from moaa_ray.evaluation.benchmarks import Bench, check_opponent, read_benchmarks
+from moaa_ray.evaluation.contestants import Contestant, find_contestants
+from moaa_ray.loading import LoadedPreference
+from moaa_ray.settings.evaluation import Benchmark
+
+
+def check_evaluation(loaded: LoadedPreference) -> None:
+    """For a whole run, before its first stage: what its last one would refuse.
+
+    Models that the run's own stages make need not be there yet. Raises ConfigError or DataError.
+    """
+    loaded, contestants = find_contestants(loaded, is_ahead=True)
+    benches = read_benchmarks(loaded)
+    for one in contestants:
+        stored_answers(loaded, one, benches)
+
+
+def stored_answers(
+    loaded: LoadedPreference, one: Contestant, benches: Sequence[Bench]
+) -> dict[Benchmark, dict[str, Said]]:
+    """The answers of a contestant that are there already, by benchmark and question.
+
+    Raises DataError where they are not complete, ConfigError where the contestant is the baseline.
+    """
+    found: dict[Benchmark, dict[str, Said]] = {}
+    for bench in benches:
+        if one.stored is None:
+            check_opponent(bench, one, loaded.recipe.models[one.engine].model, {})
+        elif (stored := bench.stored(one, base_dir=str(loaded.base_dir))) is not None:
+            check_opponent(bench, one, stored.model, stored.texts)
+            found[bench.name] = {question: Said(texts=texts) for question, texts in stored.texts.items()}
+    return found
