@@ -35,6 +35,7 @@ from moaa_ray.planning.run import evaluation_to_plan, preferences_to_plan, stage
 from moaa_ray.recipe import Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.run_stages import REPEATED, check_stages
+from moaa_ray.training_stage.trackers import check_trackers
 
 R = TypeVar("R", bound=Run)
 
@@ -133,8 +134,12 @@ def run(views: Views, *, console: Console, begin: Callable[[Step, int, int], Non
     """
     from moaa_ray.generation.session import one_session
 
-    steps = list(steps_of(views.preference.recipe, views.run_dir))
-    if "evaluate" in views.preference.recipe.stages:
+    recipe = views.preference.recipe
+    steps = list(steps_of(recipe, views.run_dir))
+    for stage, config in (("sft", recipe.sft), ("dpo", recipe.dpo)):
+        if stage in recipe.stages:
+            check_trackers(stage, config.track)
+    if "evaluate" in recipe.stages:
         from moaa_ray.evaluation.probing import probe_judge
 
         probe_judge(views.preference)

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
-from moaa_ray.fingerprint import compare, rows_fingerprint
+from moaa_ray.fingerprint import compare, rows_fingerprint, section_fingerprint
 from moaa_ray.recipe import Recipe
+from moaa_ray.settings.training import SftConfig
 
 RECIPE = {
     "name": "demo",
@@ -218,3 +219,15 @@ def test_no_secret_and_no_address_is_in_it():
     text = str(fingerprint(RECIPE))
     assert "KEY" not in text
     assert "http" not in text
+
+
+def test_adapters_decide_the_model_and_trackers_do_not():
+    lora = {"rank": 8, "alpha": 16.0, "dropout": 0.1, "targets": ["q_proj"]}
+    fields = section_fingerprint(SftConfig.model_validate({"lora": lora, "track": ["wandb"]}))
+    assert {field: text for field, text in fields.items() if field.startswith("lora")} == {
+        "lora.rank": "8",
+        "lora.alpha": "16.0",
+        "lora.dropout": "0.1",
+        "lora.targets.0": '"q_proj"',
+    }
+    assert not any(field.startswith("track") for field in fields)

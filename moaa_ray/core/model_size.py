@@ -20,6 +20,8 @@ class ModelShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    inner: int  # width of the feed-forward layers; of each expert where there are several
+    num_experts: int
     context_window: int  # tokens the config allows
     checkpoint_bytes_per_weight: float = 2.0  # of the quantised weights, where the checkpoint is quantised
 
@@ -99,6 +101,8 @@ def shape_of_config(config: Mapping) -> ModelShape | None:
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
+        inner=config["intermediate_size"],
+        num_experts=experts,
         context_window=config.get("max_position_embeddings", 0),
         checkpoint_bytes_per_weight=checkpoint,
     )

@@ -14,6 +14,8 @@ from moaa_ray.core.training_cost import (
     RESERVE_BYTES,
     START_S,
     TrainingWork,
+    lora_state_bytes,
+    num_adapter_weights,
     state_bytes,
     training_seconds,
 )
@@ -112,10 +114,22 @@ def _work(recipe: Run, config: SftConfig | DpoConfig, rows: int, mean_turns: flo
         length = min(mean_turns * (prompt + completion), config.max_tokens)
         tokens = rows * length
         units = tokens / config.max_tokens if config.packing else rows
-        return TrainingWork(tokens=tokens * config.epochs, mean_length=length), max(1.0, units)
+        work = TrainingWork(tokens=tokens * config.epochs, mean_length=length, is_lora=config.lora is not None)
+        return work, max(1.0, units)
     length = min(prompt + min(completion, recipe.sample.max_tokens), config.max_tokens)
     tokens = 2.0 * rows * length
-    return TrainingWork(tokens=tokens * config.epochs, forward_tokens=tokens, mean_length=length), rows
+    work = TrainingWork(
+        tokens=tokens * config.epochs, forward_tokens=tokens, mean_length=length, is_lora=config.lora is not None
+    )
+    return work, rows
+
+
+def _state_bytes(config: SftConfig | DpoConfig, shape: ModelShape, num_shards: int) -> float:
+    """Bytes of the model's state on each GPU, over which it is divided by num_shards."""
+    if config.lora is None:
+        return state_bytes(shape, num_shards)
+    num_adapters = num_adapter_weights(shape, config.lora.rank, config.lora.targets)
+    return lora_state_bytes(shape, num_adapters, 2 if config.precision == "bf16" else 4, num_shards)
 
 
 def _check_memory(
@@ -127,7 +141,7 @@ def _check_memory(
     if config.cpu_offload:
         return 0.0
     is_sharded = config.strategy in ("fsdp2", "deepspeed")
-    held, room = state_bytes(shape, workers if is_sharded else 1), gpu.memory_bytes - RESERVE_BYTES
+    held, room = _state_bytes(config, shape, workers if is_sharded else 1), gpu.memory_bytes - RESERVE_BYTES
     gathered = shape.num_params * GATHERED_BYTES if config.keep_gathered else 0.0
     if held <= room < held + gathered:
         raise ConfigError(
@@ -137,7 +151,7 @@ def _check_memory(
         )
     if held <= room:
         return held
-    needed = ceil(state_bytes(shape, 1) / room)
+    needed = ceil(_state_bytes(config, shape, 1) / room)
     way_out = f"use {needed} GPUs" if is_sharded else f"set strategy: fsdp2 with workers: {needed}"
     raise ConfigError(
         f"{stage}: {held / 1e9:.0f} GB of weights, gradients and optimizer on each of {workers} GPUs, and a {gpu.name} "

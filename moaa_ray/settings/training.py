@@ -12,6 +12,8 @@ from pydantic import Field, model_validator
 
 from moaa_ray.settings.models import Config, Execution
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+
 
 class StudentConfig(Config):
     """The model to be trained."""
@@ -39,6 +41,18 @@ class TrainingData(Config):
     """Only in the first so many epochs; unset: in all."""
 
 
+class LoraConfig(Config):
+    """Low-rank adapters instead of all weights; the exported model has them merged. `lora: {}` takes these defaults."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Part of an adapter's inputs that is set to 0 in training."""
+    targets: list[str] = Field(default_factory=list)
+    """Names of linear layers, as in [q_proj, v_proj]; empty: all of the decoder layers."""
+
+
 class TrainingConfig(Config):
     """What SFT and DPO have in common."""
 
@@ -56,6 +70,8 @@ class TrainingConfig(Config):
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Part of the prompts that is kept for validation, by the hash of their ids: the same in SFT and DPO."""
 
+    lora: LoraConfig | None = None
+    """Train adapters on the frozen student; unset: all weights. They want about ten times the learning rate."""
     learning_rate: float = Field(gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
@@ -93,6 +109,8 @@ class TrainingConfig(Config):
     """Which state becomes the model: after the last step, or at the best validation."""
     early_stopping: int | None = Field(default=None, ge=1)
     """Stop after so many validations without a better one; unset: never."""
+    track: Annotated[list[TrackerName], Execution] = Field(default=["tensorboard"])
+    """Who is told of every step's metrics, beside metrics/<stage>.jsonl; wandb and mlflow have to be installed."""
     max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
     """How often lost workers or nodes are replaced before the stage fails."""
 
@@ -113,6 +131,12 @@ class TrainingConfig(Config):
     def _weights_are_gathered(self) -> Self:
         if self.keep_gathered and self.strategy != "fsdp2":
             raise ValueError(f"keep_gathered = true with strategy = {self.strategy}: only fsdp2 gathers; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_are_spread(self) -> Self:
+        if self.lora is not None and self.strategy == "deepspeed":
+            raise ValueError("lora with strategy = deepspeed: not supported; choose fsdp2, ddp or single")
         return self
 
     @model_validator(mode="after")

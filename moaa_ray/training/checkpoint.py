@@ -184,12 +184,12 @@ class Checkpoints:
 
 
 def _tensors(strategy: Strategy) -> dict[str, Tensor]:
-    """Weights and optimizer state by name, not copied; slices (DTensor) where they are sharded."""
+    """Trained weights and their optimizer state by name, not copied; slices (DTensor) where they are sharded."""
     tensors = {}
     assert isinstance(strategy, Plain), "other strategies save themselves"
     for name, p in strategy.named_parameters():
-        tensors[f"model.{name}"] = p.detach()
-        if p.requires_grad:
+        if p.requires_grad:  # what is frozen comes from the student's folder, whose hash is in the fingerprint
+            tensors[f"model.{name}"] = p.detach()
             for key, value in _adamw_state(strategy.optimizer, p).items():
                 tensors[f"optimizer.{name}.{key}"] = value
     return tensors

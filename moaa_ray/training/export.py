@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moaa_ray.data.documents import Document
 from moaa_ray.data.store import Store, open_store
+from moaa_ray.training.lora import LoraSettings, is_adapter, merged
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.strategies.base import Strategy, from_first
 from moaa_ray.training.tensor_files import Layout, new_file, write_header, write_tensor
@@ -45,22 +46,24 @@ def export(
     dtype: torch.dtype,
     chat_template: str,
     card: str,
+    lora: LoraSettings | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write the student to a Hugging Face folder; all workers call it together, the first one writes.
 
     source_folder is what the student was loaded from; chat_template is the text it was trained with, card the
-    README.md. On a disk the folder appears in one step; in an object store config.json, which every loader needs, comes
-    last. What was there is replaced. Raises StageError, in all workers, where it cannot be written.
+    README.md. Adapters (lora) are merged into the weights. On a disk the folder appears in one step; in an object store
+    config.json, which every loader needs, comes last. What was there is replaced. Raises StageError, in all workers,
+    where it cannot be written.
     """
     tensors = strategy.full_parameters()
 
     def write() -> None:
         try:
-            names = [plain_name(name) for name, _ in strategy.student.named_parameters()]
+            names = [plain_name(name) for name, _ in strategy.student.named_parameters() if not is_adapter(name)]
             shards = plan_shards(names, stored_shapes(source_folder), dtype, max_shard_bytes)
             texts = _texts(strategy, Path(source_folder), dtype, chat_template=chat_template, card=card)
-            _publish(folder_uri, shards, tensors, texts)
+            _publish(folder_uri, shards, merged(tensors, lora), texts)
         finally:
             _gather_rest(tensors)  # the other workers go on to the end
 

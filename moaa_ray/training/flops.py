@@ -28,6 +28,9 @@ class Shape:
     num_layers: int
     attention_width: int
     """Heads x their width."""
+    num_frozen_weights: int = 0
+    """Of the decoder layers' weights those that get no gradient."""
+    is_head_frozen: bool = False
 
 
 def shape_of(model: nn.Module) -> Shape:
@@ -35,8 +38,11 @@ def shape_of(model: nn.Module) -> Shape:
     config = model.config
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads  # pyright: ignore
     blocks: nn.ModuleList = model.base_model.layers  # pyright: ignore
+    head = model.get_output_embeddings().weight  # pyright: ignore
     return Shape(  # ZeRO-3 hides a parameter's own size
         num_block_weights=sum(getattr(p, "ds_numel", p.numel()) for p in blocks.parameters()),
+        num_frozen_weights=sum(p.numel() for p in blocks.parameters() if not p.requires_grad),
+        is_head_frozen=not head.requires_grad,  # pyright: ignore
         vocabulary=config.vocab_size,  # pyright: ignore
         width=config.hidden_size,  # pyright: ignore
         num_layers=config.num_hidden_layers,  # pyright: ignore
@@ -48,11 +54,11 @@ def step_flops(shape: Shape, documents: Sequence[tuple[int, int]], num_targets: 
     """Operations of forward and backward over documents of (own tokens, keys), of which num_targets tokens get logits.
 
     6 x weights x tokens, 6 x V x D x targets, and causal attention within documents (6 x length^2 x attention width a
-    layer). Keys beyond a document's own tokens are a prompt that it shares, whose tokens are counted once.
-    Recomputation and padding are not counted.
+    layer); 4 instead of 6 for weights that are frozen, as under adapters. Keys beyond a document's own tokens are a
+    prompt that it shares, whose tokens are counted once. Recomputation and padding are not counted.
     """
-    blocks = 6 * shape.num_block_weights * sum(own for own, _ in documents)
-    logits = 6 * shape.vocabulary * shape.width * num_targets
+    blocks = (6 * shape.num_block_weights - 2 * shape.num_frozen_weights) * sum(own for own, _ in documents)
+    logits = (4 if shape.is_head_frozen else 6) * shape.vocabulary * shape.width * num_targets
     seen = sum(own * (2 * keys - own) for own, keys in documents)
     attention = 6 * shape.num_layers * shape.attention_width * seen
     return float(blocks + logits + attention)

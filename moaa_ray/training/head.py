@@ -99,7 +99,7 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden, weight, targets, norms = ctx.saved_tensors
         words = _word_weight(hidden, weight)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(hidden, len(words)):
             logits = hidden[part] @ words.t()
             grad = ctx.head._grad(logits, targets[part], norms[part], -grads[0][part], ctx.head.softcap)
@@ -116,12 +116,12 @@ class _SummedLoss(torch.autograd.Function):
         wants_grad = any(ctx.needs_input_grad[:2])
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_grad else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(hidden, len(words)):
             logits = hidden[part] @ words.t()
             logprobs, norms = head._norms(logits, targets[part], head.softcap)
             total -= (weights[part] * logprobs).sum(dtype=torch.float64)
-            if grad_hidden is None or grad_weight is None:
+            if grad_hidden is None:
                 continue
             grad = head._grad(logits, targets[part], norms, weights[part], head.softcap)
             _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
@@ -132,14 +132,18 @@ class _SummedLoss(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         grad_hidden, grad_weight = ctx.grads
         del ctx.grads  # else autograd would copy what it may keep as the weight's gradient
-        return grad_hidden.mul_(grads[0]), grad_weight.mul_(grads[0]), None, None, None
+        if grad_weight is not None:
+            grad_weight.mul_(grads[0])
+        return grad_hidden.mul_(grads[0]), grad_weight, None, None, None
 
 
 def _add_grads(
-    grad: Tensor, part: slice, hidden: Tensor, words: Tensor, grad_hidden: Tensor, grad_weight: Tensor
+    grad: Tensor, part: slice, hidden: Tensor, words: Tensor, grad_hidden: Tensor, grad_weight: Tensor | None
 ) -> None:
-    """Gradients of one chunk of logits [n, V], put where they belong."""
+    """Gradients of one chunk of logits [n, V], put where they belong; the words' only where they are trained."""
     torch.mm(grad, words, out=grad_hidden[part])
+    if grad_weight is None:
+        return
     if grad.dtype == grad_weight.dtype:
         grad_weight.addmm_(grad.t(), hidden[part])
     elif grad.is_cuda:  # half-precision factors, summed in float32

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from moaa_ray.core.batches import BatchPlan
+from moaa_ray.training.lora import LoraSettings
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics
 
@@ -54,6 +55,8 @@ class Job:
     micro_batch: int
     strategy: str
     cpu_offload: bool = False
+    lora: LoraSettings | None = None
+    """Train adapters of these settings; None: all weights."""
     numerics: Numerics
     rates: Rates
     cadence: Cadence

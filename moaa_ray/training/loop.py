@@ -23,6 +23,7 @@ from moaa_ray.training.checkpoint import Checkpoints
 from moaa_ray.training.export import export, verify_export
 from moaa_ray.training.feed import Feed, StepData, Units
 from moaa_ray.training.job import Job
+from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
 from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog
@@ -76,9 +77,8 @@ def _start(job: Job, world: World) -> tuple[_Parts, State]:
     """Load student and data, compute what the reference says, and go to the newest checkpoint."""
     store = open_store(job.run_uri)
     torch.manual_seed(seed_for(job.seed, "init"))
-    strategy = build_strategy(
-        job.strategy, student_folder(job.student, job.revision), world, job.numerics, cpu_offload=job.cpu_offload
-    )
+    folder = student_folder(job.student, job.revision)
+    strategy = build_strategy(job.strategy, folder, world, job.numerics, cpu_offload=job.cpu_offload, lora=job.lora)
     units = Units(store, job.units)
     held_out = Units(store, job.validation) if job.validation else None
     held_out = held_out if held_out is not None and len(held_out) else None
@@ -107,14 +107,16 @@ def _start(job: Job, world: World) -> tuple[_Parts, State]:
 def _ref(
     job: Job, world: World, store: Store, strategy: Strategy, units: Units, folders: tuple[str, ...]
 ) -> np.ndarray | None:
-    """The reference's log-probabilities [pairs, 2]: the student's before the first step; zeros for losses without."""
+    """The reference's log-probabilities [pairs, 2]: the untrained student's; zeros for losses without."""
     if job.preference is None:
         return None
     if job.preference.kind in NEEDS_NO_REFERENCE:
         return np.zeros((len(units), 2))
     precision = "bf16" if job.numerics.is_bf16 else "float32"
+    precision += " frozen" * (job.lora is not None)  # whose bfloat16 weights round where float32 ones do not
     folder = ref_folder(job.stage, f"{job.student_digest} {precision}", folders, job.preference.ld_alpha)
-    return ref_sums(strategy, units, world, store, folder, micro_batch=job.micro_batch, preference=job.preference)
+    with adapters_off(strategy.model):
+        return ref_sums(strategy, units, world, store, folder, micro_batch=job.micro_batch, preference=job.preference)
 
 
 def _run_steps(parts: _Parts, state: State) -> State:
@@ -213,6 +215,7 @@ def _finish(parts: _Parts, state: State) -> None:
         dtype=torch.bfloat16 if job.numerics.is_bf16 else torch.float32,
         chat_template=job.chat_template or _template(folder),
         card=job.card,
+        lora=job.lora,
     )
     _verify(parts)
 

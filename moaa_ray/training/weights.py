@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from moaa_ray.errors import ConfigError
+from moaa_ray.training.lora import is_adapter
+from moaa_ray.training.shards import fill
 from moaa_ray.training.student import Student
 
 INDEX = "model.safetensors.index.json"
@@ -57,18 +57,19 @@ def load_weights(model: nn.Module, folder: str | Path) -> int:
     """Fill every parameter of a student, wrapped and sharded or not, from a folder; returns the bytes filled here.
 
     Of a sharded parameter (DTensor) only this worker's slice is read. Parameters still without storage get it on the
-    CPU. Raises ConfigError that names parameters without a tensor, tensors without a parameter, and other shapes.
+    CPU; adapters are in no folder and stay as they are. Raises ConfigError that names parameters without a tensor,
+    tensors without a parameter, and other shapes.
     """
     folder = Path(folder)
     weight_map = _weight_map(folder)
-    parameters = {plain_name(name): p for name, p in model.named_parameters()}
+    parameters = _own_parameters(model)
     is_tied = _HEAD not in parameters
     with _Files(folder) as files:
         _check_names(folder, parameters, weight_map, is_tied=is_tied)
         if is_tied and _HEAD in weight_map:
             _check_tied(folder, files, parameters, weight_map)
         give_storage(model, torch.device("cpu"))
-        parameters = {plain_name(name): p for name, p in model.named_parameters()}
+        parameters = _own_parameters(model)
         return sum(_fill(p, files.slice_of(weight_map[name], name), name, folder) for name, p in parameters.items())
 
 
@@ -133,23 +134,19 @@ class _Files:
             ) from error
 
 
+def _own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By plain name, what a folder has a tensor for."""
+    return {plain_name(name): p for name, p in model.named_parameters() if not is_adapter(name)}
+
+
 def _fill(parameter: nn.Parameter, stored: Any, name: str, folder: Path) -> int:
-    """Copy a stored tensor, or this worker's slice of it, into a parameter; returns the bytes of what was filled."""
+    """See shards.fill; raises ConfigError for another shape."""
     if tuple(stored.get_shape()) != tuple(parameter.shape):
         raise ConfigError(
             f"{folder}: {name} has shape {tuple(stored.get_shape())}, config.json makes it {tuple(parameter.shape)}; "
             "the two are not of one model: copy it once more"
         )
-    local, part = parameter.data, ...
-    if isinstance(parameter.data, DTensor):
-        shape, offset = compute_local_shape_and_global_offset(
-            parameter.shape, parameter.data.device_mesh, parameter.data.placements
-        )
-        local = parameter.data.to_local()
-        part = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
-    if local.numel():
-        local.copy_(stored[part])
-    return local.nbytes
+    return fill(parameter, stored)
 
 
 def _check_names(folder: Path, parameters: Iterable[str], stored: Iterable[str], *, is_tied: bool) -> None:

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 import ray
 
 from moaa_ray.core.batches import BatchPlan
+from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedTraining
 from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.training.job import Cadence, Job, Rates
+from moaa_ray.training.lora import LoraSettings, add_adapters
 from moaa_ray.training.losses import LossSettings
 from moaa_ray.training.optimizer import AdamWSettings
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics
 from moaa_ray.training.trainer import Workers
+from moaa_ray.training.weights import build_student
 from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import Dataset, Stage, StudentFiles
 
@@ -32,6 +35,21 @@ def workers_of(config: SftConfig | DpoConfig) -> Workers:
             f"workers = {num} x num_cpus = {config.num_cpus:g}: the cluster has {num_cpus:g} CPU slots; lower one"
         )
     return Workers(num=num, use_gpu=use_gpu, num_cpus=config.num_cpus, max_restarts=config.max_restarts)
+
+
+def lora_of(config: SftConfig | DpoConfig, *, seed: int) -> LoraSettings | None:
+    """The adapters to train; None: all weights."""
+    lora = config.lora
+    if lora is None:
+        return None
+    return LoraSettings(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=tuple(lora.targets), seed=seed)
+
+
+def check_lora(config: SftConfig | DpoConfig, student: StudentFiles) -> None:
+    """Raise ConfigError where the student has no layer of a name under lora.targets, before anything starts."""
+    lora = lora_of(config, seed=0)
+    if lora is not None and lora.targets:
+        add_adapters(build_student(student_folder(student.place, student.revision)), lora, is_bf16=False)
 
 
 def make_job(
@@ -63,6 +81,7 @@ def make_job(
         micro_batch=config.micro_batch,
         strategy=config.strategy,
         cpu_offload=config.cpu_offload,
+        lora=lora_of(config, seed=loaded.recipe.seed),
         numerics=Numerics(
             is_bf16=config.precision == "bf16",
             activation_checkpointing=config.activation_checkpointing,

@@ -10,6 +10,7 @@ from moaa_ray import telemetry
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.data.store import Store
 from moaa_ray.telemetry import Telemetry
+from moaa_ray.training_stage.trackers import Trackers
 
 _LOG_EVERY_S = 15.0
 _RATE_STEPS = 20
@@ -47,10 +48,10 @@ class TrainingProgress:
             f"{num_workers} worker{'s' if num_workers > 1 else ''}"
         )
 
-    def show(self, told: Telemetry, *, is_last: bool = False) -> None:
+    def show(self, told: Telemetry, trackers: Trackers, *, is_last: bool = False) -> None:
         """Draw the newest step; a log gets a line every quarter of a minute, and the last one always.
 
-        told hears of the newest step each time, also where nothing is drawn.
+        told hears of the newest step each time, also where nothing is drawn; trackers hear of all that have been read.
         """
         from moaa_ray.training.metrics import read_metrics
 
@@ -61,6 +62,7 @@ class TrainingProgress:
             if lines and (not self._lines or lines[-1]["step"] != self._lines[-1]["step"]):
                 self._draw(lines)
             self._lines = lines
+            trackers.tell(lines)
         tell(told, self._lines)
 
     def _draw(self, lines: list[dict]) -> None:

@@ -36,6 +36,7 @@ from moaa_ray.training_stage.datasets import (
 from moaa_ray.training_stage.progress import TrainingProgress
 from moaa_ray.training_stage.students import student_of
 from moaa_ray.training_stage.summary import TrainingSummary, summary_of
+from moaa_ray.training_stage.trackers import Tracked, Trackers, check_trackers
 
 if TYPE_CHECKING:
     from moaa_ray.training.trainer import Workers
@@ -76,6 +77,7 @@ def _section(loaded: LoadedTraining, stage: Stage) -> SftConfig | DpoConfig:
 
 
 def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:
+    check_trackers(stage, config.track)
     if config.workers != "auto":
         check_divides(config.batch, config.workers, config.micro_batch)
 
@@ -121,9 +123,10 @@ def _train(
     """Everything that needs Ray: the units, then the steps."""
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
-    from moaa_ray.training_stage.jobs import make_job, workers_of
+    from moaa_ray.training_stage.jobs import check_lora, make_job, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
+    check_lora(config, student)
     with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True):
         workers = workers_of(config)
         check_divides(config.batch, workers.num, config.micro_batch)
@@ -153,10 +156,23 @@ def _train(
         )  # fmt: skip
         progress.begin(plan, workers.num)
         attempt = f"{epoch.number:06d}-{uuid.uuid4().hex[:6]}"
-        with Telemetry(run=loaded.recipe.name, stage=stage) as told:
-            run_training(job, workers, attempt=attempt, watch=lambda: progress.show(told))
-            progress.show(told, is_last=True)
+        with (
+            Telemetry(run=loaded.recipe.name, stage=stage) as told,
+            Trackers(config.track, _tracked(loaded, stage), progress.note) as trackers,
+        ):
+            run_training(job, workers, attempt=attempt, watch=lambda: progress.show(told, trackers))
+            progress.show(told, trackers, is_last=True)
     return prepared, workers
+
+
+def _tracked(loaded: LoadedTraining, stage: Stage) -> Tracked:
+    config = _section(loaded, stage).model_dump(mode="json", exclude={"data"})
+    return Tracked(
+        store=open_store(loaded.run_dir),
+        run=loaded.recipe.name,
+        stage=stage,
+        config={"student": loaded.recipe.student.model, "seed": loaded.recipe.seed, **config},
+    )
 
 
 def _lines(store: Store, stage: Stage) -> list[dict]:

@@ -51,6 +51,15 @@ def test_a_student_that_does_not_fit_is_refused_with_the_sum_and_a_way_out():
     assert plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=["sft.workers=1", "sft.cpu_offload=true"]).state_bytes == 0
 
 
+def test_adapters_fit_where_all_weights_do_not():
+    """8.03e9 weights at 2 bytes, 4 in float32, and 41,943,040 of adapters at 16."""
+    one = ["sft.workers=1", "sft.lora={}"]
+    assert plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=one).state_bytes == 2 * 8_030_261_248 + 16 * 41_943_040
+    exact = plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=[*one, "sft.precision=float32"])
+    assert exact.state_bytes == 4 * 8_030_261_248 + 16 * 41_943_040
+    assert exact.work.is_lora
+
+
 def test_weights_that_are_kept_gathered_have_to_fit_too():
     with pytest.raises(ConfigError) as caught:
         plan("sft", "gpus=2,gpu=H100,cpus=8", overrides=["sft.workers=2", "sft.keep_gathered=true"])

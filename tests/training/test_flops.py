@@ -15,6 +15,14 @@ def test_blocks_logits_and_attention_are_counted_once_each():
     assert step_flops(shape, [(3, 3), (2, 2)], 3) == 3000 + 720 + 1248
 
 
+def test_frozen_weights_cost_forward_and_the_gradient_of_what_goes_in():
+    frozen = Shape(
+        num_block_weights=100, num_frozen_weights=90, is_head_frozen=True,
+        vocabulary=10, width=4, num_layers=2, attention_width=8,
+    )  # fmt: skip
+    assert step_flops(frozen, [(3, 3), (2, 2)], 3) == (4 * 90 + 6 * 10) * 5 + 4 * 10 * 4 * 3 + 1248
+
+
 def test_a_shared_prompt_is_counted_once():
     shape = Shape(num_block_weights=100, vocabulary=10, width=4, num_layers=2, attention_width=8)
     # 3 tokens of prompt and 2 of a completion, then 1 token that sees the prompt: 25 + 1 x (3 + 4) products of tokens.

@@ -160,6 +160,14 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "no model there to start dpo from; run `moaa train sft` first" in no_model
     kept = refused(write_recipe(folder, "one"), "sft.strategy=ddp", "sft.keep_gathered=true")
     assert "keep_gathered = true with strategy = ddp: only fsdp2 gathers" in kept
+    assert "sft.lora.rank = 0: must be at least 1; raise it to 1 or more" in refused(
+        write_recipe(folder, "one"), "sft.lora.rank=0"
+    )
+    targets = refused(write_recipe(folder, "targets"), "sft.lora.targets=[q_proj, query]")
+    assert "lora.targets = query: no linear layer of the decoder layers has this name, there are down_proj" in targets
+    assert "lora with strategy = deepspeed: not supported; choose fsdp2, ddp or single" in refused(
+        write_recipe(folder, "one"), "sft.lora.rank=4", "sft.strategy=deepspeed"
+    )
     assert "strategy = single with workers = 2" in refused(write_recipe(folder, "one"), "sft.strategy=single")
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
