@@ -21,7 +21,7 @@ from moaa_ray.generation.worker import PassWorker, PoolWork
 
 _NO_PROGRESS_LIMIT_S = 6 * 3600
 _SPARE_CALLS = 4
-"""Calls beside those that wait for a credit, for admitted blocks that Ray asks for again as they were lost with a node."""
+"""Calls beside those that wait for a credit: for admitted blocks that Ray asks for again when a node is lost."""
 _GROW_AT = 1.0
 """Blocks with a worker per block that it may work on, from which an autoscaling pool grows. Ray's own 1.75 is out of
 reach here: a worker is given no more blocks than it works on."""

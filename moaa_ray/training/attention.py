@@ -6,6 +6,7 @@ squares of the documents' lengths, not the square of their sum.
 """
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from moaa_ray.errors import ConfigError
 NAME = "moaa_documents"
 """The value of config._attn_implementation."""
 
-_SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+_SHARED_HEADS: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+)
 """torch 2.11 shares key heads among query heads without being told to."""
 
 
@@ -79,7 +82,9 @@ def attend(
         key, value = key.index_select(2, key_rows), value.index_select(2, key_rows)
     if has_kernel(query, dropout, softcap):
         attended = varlen_attn(
-            *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
             query_starts,
             key_starts,
             longest,
@@ -90,7 +95,8 @@ def attend(
         )
         assert isinstance(attended, Tensor)
         return attended[None], None
-    return _by_document(query, key, value, query_offsets, key_offsets, scaling, dropout, sliding_window, softcap), None
+    apart = _by_document(query, key, value, query_offsets, key_offsets, scaling, dropout, sliding_window, softcap)  # pyright: ignore[reportCallIssue]: disable() loses the signature
+    return apart, None
 
 
 def has_kernel(query: Tensor, dropout: float, softcap: float | None) -> bool:

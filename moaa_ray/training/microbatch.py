@@ -69,7 +69,7 @@ class Microbatch:
         return Microbatch(**{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
 
-def _moved(value, device: torch.device | str):
+def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     return value.to(device) if isinstance(value, Spans) else value
