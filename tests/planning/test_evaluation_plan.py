@@ -49,12 +49,12 @@ def test_the_questions_that_are_here_are_counted_and_a_rule_writes_nothing():
 
 
 def test_a_plan_counts_the_evaluation_in_its_sum():
-    whole = plan_for_cli(load_to_plan(PAPER), cluster="gpus=8,gpu=H100,cpus=96", num_rows=1000)
+    stages = "run.stages=[generate, sft, sample, judge, dpo, evaluate]"
+    whole = plan_for_cli(load_to_plan(PAPER, [stages]), cluster="gpus=8,gpu=H100,cpus=96", num_rows=1000)
     assert "\n\nevaluate, answers of base, sft, dpo, each: 1,385 rows x 1.1 turns on 8 x H100" in whole
     assert "\n\nevaluate, judge gpt-4-turbo: 4,155 rows" in whole
     assert "note: evaluate.mt_bench.questions counts as the published 80 questions" in whole
-    stages = "run.stages=[generate, sft, sample, judge, dpo]"
-    without = plan_for_cli(load_to_plan(PAPER, [stages]), cluster="gpus=8,gpu=H100,cpus=96", num_rows=1000)
+    without = plan_for_cli(load_to_plan(PAPER), cluster="gpus=8,gpu=H100,cpus=96", num_rows=1000)
     assert "evaluate" not in without
     hours = [float(text.split("all stages: ")[1].split(", ")[1].split()[0]) for text in (whole, without)]
     assert hours[0] > hours[1]
