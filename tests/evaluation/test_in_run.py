@@ -47,6 +47,7 @@ def summary_of(run_dir: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_whole_run_ends_in_the_table_asks_nothing_twice_and_one_benchmark_alone_keeps_the_other(tmp_path):
     """Six questions of two turns: one second turn is refused for good, one fails for now; both first turns count."""
     write_benchmarks(tmp_path)

@@ -110,6 +110,7 @@ def test_what_says_only_how_fast_and_where_may_change(folder, finished):
     assert json.loads((folder / "execution/run/run.json").read_text(encoding="utf-8"))["changes"] == []
 
 
+@pytest.mark.long
 def test_an_id_with_another_text_is_refused_and_with_its_old_one_goes_on(folder, finished):
     recipe = resumes.copy_run(finished, folder / "text")
     prompts = resumes.read_prompts(folder / "text")
@@ -124,6 +125,7 @@ def test_an_id_with_another_text_is_refused_and_with_its_old_one_goes_on(folder,
     assert runs.digest(folder / "text/run") == runs.digest(finished)
 
 
+@pytest.mark.long
 def test_a_prompt_taken_away_takes_its_row_along_and_brings_it_back(folder, finished):
     """Its row stays in the ledger, so that nothing is asked again."""
     recipe = resumes.copy_run(finished, folder / "removed")

@@ -70,6 +70,7 @@ def go_on(killed: Path, folder: Path, *overrides: str, prompts: list[dict] | Non
     return resumes.canonical(rows)
 
 
+@pytest.mark.long
 def test_with_other_numbers_of_engines_slots_and_rows_per_block(folder, undisturbed, killed):
     shape = ("models.a.replicas=2", "models.agg.replicas=3", "models.b.concurrency=3", "generate.block_rows=7")
     assert go_on(killed, folder / "replicas", *shape) == undisturbed

@@ -374,6 +374,7 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_command_goes_on_after_a_kill_and_ends_as_an_undisturbed_one(tmp_path):
     rows = [pair(i, subset="math-prm") for i in range(40)]
     path = write_jsonl(tmp_path / "p.jsonl", rows)

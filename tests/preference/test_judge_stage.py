@@ -128,6 +128,7 @@ def test_another_judge_keeps_to_a_directory_of_its_own_until_it_is_the_one_in_us
     assert [row["chosen"] for row in second] == [row["rejected"] for row in first]  # shortest wins
 
 
+@pytest.mark.long
 def test_a_judge_that_always_says_the_first_gives_no_pairs(tmp_path: Path):
     with judged(tmp_path, lambda messages: "[[A]]") as (_, loaded):
         summary = judge(loaded, name="single")
