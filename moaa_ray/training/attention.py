@@ -37,7 +37,7 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: 
     """Rotary positions, query, key [1, heads, T, D] and cos, sin [1, T, D], as transformers' apply_rotary_pos_emb.
 
     Computed token by token, as the kernel wants them: compiled, transformers' own writes them head by head and then
-    copies them (1 % of a step of a 3B model on an H200).
+    copies them.
     """
     cos, sin = cos[:, :, None], sin[:, :, None]
     half = cos.shape[-1] // 2
