@@ -1,6 +1,9 @@
 """Small training jobs on a tiny student and units of words, run in this process."""
 
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
 
 from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data import commit
@@ -9,9 +12,10 @@ from moaa_ray.data.store import open_store
 from moaa_ray.data.unit_store import finish, write_chunk
 from moaa_ray.data.units import UnitSettings, pair_units, sft_units
 from moaa_ray.demo.tiny import make_tiny_model
+from moaa_ray.training import loop
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.step import PreferenceSettings
-from moaa_ray.training.strategies.base import Numerics
+from moaa_ray.training.strategies.base import Numerics, World
 
 _WORDS = ("the river forms a boat and light travels faster than sound", "while people say what is true")
 
@@ -85,3 +89,16 @@ def make_job(run: Path, student: Path, stage: str = "sft", *, num_rows: int = 48
         "card": "# A student\n",
     }
     return Job(**{**fields, **changes})
+
+
+def train_until_killed(job: Job, world: World, *, at: int) -> None:
+    """Train as far as a kill before step `at` lets it."""
+    real = loop.take_step
+
+    def dies(parts, state, data, *, rate):
+        if state.next_step == at:
+            raise KeyboardInterrupt
+        return real(parts, state, data, rate=rate)
+
+    with patch.object(loop, "take_step", dies), pytest.raises(KeyboardInterrupt):
+        loop.train(job, world)

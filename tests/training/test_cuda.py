@@ -16,14 +16,14 @@ if not torch.cuda.is_available():
 import torch.distributed as dist  # noqa: E402
 
 from moaa_ray.data.store import open_store  # noqa: E402
-from moaa_ray.training import attention, head, loop  # noqa: E402
+from moaa_ray.training import attention, head  # noqa: E402
 from moaa_ray.training.job import Cadence  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
 from moaa_ray.training.metrics import read_metrics  # noqa: E402
 from moaa_ray.training.microbatch import Document, lay_out  # noqa: E402
 from moaa_ray.training.strategies.base import Numerics, World, prepare_blocks  # noqa: E402
 from moaa_ray.training.student import Student  # noqa: E402
-from tests.training.jobs import make_job, make_student  # noqa: E402
+from tests.training.jobs import make_job, make_student, train_until_killed  # noqa: E402
 from tests.training.students import make_model  # noqa: E402
 
 GPU = torch.device("cuda", 0)
@@ -147,7 +147,7 @@ def test_the_output_layers_gradients_are_summed_in_float32(softcap, is_compiled,
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 @pytest.mark.parametrize("is_compiled", [False, True])
-def test_a_job_learns_goes_on_from_its_checkpoint_and_exports(stage, is_compiled, alone, tmp_path, monkeypatch):
+def test_a_job_learns_goes_on_from_its_checkpoint_and_exports(stage, is_compiled, alone, tmp_path):
     make_student(tmp_path / "student")
     settings = {
         "strategy": "fsdp2",
@@ -162,17 +162,7 @@ def test_a_job_learns_goes_on_from_its_checkpoint_and_exports(stage, is_compiled
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(line["memory_bytes"] > 0 for line in wanted)
 
-    real = loop.take_step
-
-    def dies(parts, state, data, *, rate):
-        if state.next_step == 5:
-            raise KeyboardInterrupt
-        return real(parts, state, data, rate=rate)
-
-    monkeypatch.setattr(loop, "take_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, alone)
-    monkeypatch.setattr(loop, "take_step", real)
+    train_until_killed(broken, alone, at=5)
     train(broken, alone)
     got = read_metrics(open_store(broken.run_uri), broken.metrics_path)
     assert [line["loss"] for line in got] == pytest.approx(losses, rel=2e-2)

@@ -17,7 +17,7 @@ from moaa_ray.training.job import Cadence, Rates  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
 from moaa_ray.training.metrics import read_metrics  # noqa: E402
 from moaa_ray.training.strategies.base import World  # noqa: E402
-from tests.training.jobs import make_job, make_student  # noqa: E402
+from tests.training.jobs import make_job, make_student, train_until_killed  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +54,10 @@ def test_every_step_is_told_once_and_the_model_learns(unbroken):
         assert 0 <= lines[-1]["longer_wins"] <= 1
 
 
-def test_killed_at_any_step_it_ends_with_the_bits_of_an_unbroken_run(unbroken, student, tmp_path, monkeypatch):
+def test_killed_at_any_step_it_ends_with_the_bits_of_an_unbroken_run(unbroken, student, tmp_path):
     job = make_job(tmp_path, student, unbroken.stage)
-    real = loop.take_step
     for dies_at in (2, 5, 6):
-
-        def dies(parts, state, data, *, rate, dies_at=dies_at):
-            if state.next_step == dies_at:
-                raise KeyboardInterrupt
-            return real(parts, state, data, rate=rate)
-
-        monkeypatch.setattr(loop, "take_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train(job, World())
-    monkeypatch.setattr(loop, "take_step", real)
+        train_until_killed(job, World(), at=dies_at)
     train(job, World())
     told = ("step", "loss", "grad_norm", "learning_rate")
     assert [[line[k] for k in told] for line in metrics(job)] == [[line[k] for k in told] for line in metrics(unbroken)]

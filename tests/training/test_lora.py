@@ -12,7 +12,6 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from moaa_ray.errors import ConfigError  # noqa: E402
-from moaa_ray.training import loop  # noqa: E402
 from moaa_ray.training.checkpoint import Checkpoints  # noqa: E402
 from moaa_ray.training.export import export, verify_export  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
@@ -20,7 +19,7 @@ from moaa_ray.training.lora import LoraLinear, LoraSettings, adapters_off, is_ad
 from moaa_ray.training.microbatch import lay_out  # noqa: E402
 from moaa_ray.training.strategies.base import Numerics, World  # noqa: E402
 from moaa_ray.training.strategies.build import build_strategy  # noqa: E402
-from tests.training.jobs import make_job, make_student  # noqa: E402
+from tests.training.jobs import make_job, make_student, train_until_killed  # noqa: E402
 from tests.training.processes import (  # noqa: E402
     DOCUMENTS,
     assert_equal_states,
@@ -219,21 +218,12 @@ def student(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_the_loop_trains_adapters_and_goes_on_at_its_exact_step(stage, student, tmp_path, monkeypatch):
+def test_the_loop_trains_adapters_and_goes_on_at_its_exact_step(stage, student, tmp_path):
     lora = replace(LORA, dropout=0.1)
     whole = make_job(tmp_path / "a", student, stage, lora=lora)
     train(whole, World())
-    job, real = make_job(tmp_path / "b", student, stage, lora=lora), loop.take_step
-
-    def dies(parts, state, data, *, rate):
-        if state.next_step == 5:
-            raise KeyboardInterrupt
-        return real(parts, state, data, rate=rate)
-
-    monkeypatch.setattr(loop, "take_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train(job, World())
-    monkeypatch.setattr(loop, "take_step", real)
+    job = make_job(tmp_path / "b", student, stage, lora=lora)
+    train_until_killed(job, World(), at=5)
     train(job, World())
     ours, theirs = (load_file(Path(run.run_uri) / run.model_path / "model.safetensors") for run in (job, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
