@@ -188,6 +188,7 @@ def small_disk(folder):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_is_told_in_one_line_and_with_more_room_it_goes_on(folder, undisturbed, small_disk):
     run_dir = folder / "full"
     recipe = runs.write_recipe(folder, name="full", models=kills.slow_models(4000))

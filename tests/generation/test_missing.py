@@ -80,6 +80,7 @@ def test_without_its_aggregator_no_run_goes_on(folder):
     assert not (folder / "run/sft").exists()
 
 
+@pytest.mark.long
 def test_wait_goes_on_as_soon_as_the_engine_is_there(folder):
     port = servers.free_port()
     url = f"http://127.0.0.1:{port}/v1"

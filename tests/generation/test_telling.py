@@ -57,7 +57,7 @@ FAULTS = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_scrape_of_a_real_run_says_what_the_summary_says(tmp_path: Path):
     """One Ray in this process, as on a cluster: the run ends, Ray and its agents stay."""
     ray = pytest.importorskip("ray")

@@ -320,7 +320,7 @@ def test_best_is_what_the_judge_ranks_first_and_each_judge_has_a_dataset_of_its_
     assert [one["proposals"][0]["proposer"] for one in rows_of(tmp_path, "best-3-rule")] == ["b", "agg", "a"] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_makes_datasets_that_train(tmp_path):
     """Sixteen prompts, of which one answer was cut: 32 documents."""
     pytest.importorskip("torch")

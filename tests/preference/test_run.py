@@ -108,7 +108,7 @@ def calm(folder) -> Path:
 @pytest.mark.parametrize(
     "stages",
     [
-        pytest.param(("sft", "judge"), marks=pytest.mark.slow, id="two"),
+        pytest.param(("judge",), marks=pytest.mark.slow, id="one"),
         pytest.param(tuple(STAGES), marks=pytest.mark.long, id="all"),
     ],
 )
