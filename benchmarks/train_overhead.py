@@ -1,0 +1,136 @@
+"""What Ray Train costs a training step, and for how long a checkpoint stops it.
+
+    python benchmarks/train_overhead.py --repeats 3 --out benchmarks/results/train_overhead_<where>.json
+
+The model, packs and steps of train_sft.py (needs ../shared/data, or --data), as whole jobs of training/loop.py, each in
+a process of its own, on one thread a worker. Seconds are those of metrics/sft.jsonl, of every step after the first.
+
+    bare            the loop in this process, no checkpoint before the last
+    ray             the same job in one worker of Ray Train
+    async, sync     bare, with a checkpoint after every third step, written in the background or not
+    ddp_2, fsdp2_2  two workers of Ray Train, a checkpoint after every third step, in the background
+
+ray_over_bare - 1 is the overhead. stall is what save() held up (save_s) over the median step. written_over_bare is the
+mean of all steps with checkpoints in the background over the same without: a writer on a core of its own is not free.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import _alpaca_units
+import _common
+import _training
+
+from moaa_ray.core.batches import BatchPlan, Source
+from moaa_ray.data import commit
+from moaa_ray.data.store import open_store
+from moaa_ray.data.unit_store import finish, write_chunk
+from moaa_ray.data.units import Unit
+from moaa_ray.demo.tiny import LLAMA3
+from moaa_ray.training.job import Cadence, Job, Rates
+from moaa_ray.training.loop import train
+from moaa_ray.training.metrics import read_metrics
+from moaa_ray.training.strategies.base import Numerics, World
+
+CONTENDERS = ("bare", "ray", "async", "sync", "ddp_2", "fsdp2_2")
+CHECKPOINT_EVERY = 3
+NOT_MEASURED = 1
+
+
+def make_job(folder: Path, run: Path, *, steps: int) -> Job:
+    """SFT on the prepared packs, four a step, with a checkpoint at the end alone."""
+    student = folder / "student"
+    if not student.exists():
+        tokenizer = _alpaca_units.load_tokenizer(folder)
+        tokenizer.chat_template = LLAMA3
+        _training.make_llama().save_pretrained(student)
+        tokenizer.save_pretrained(student)
+    packs = _alpaca_units.load_units(folder, "packs")[: steps * _training.PACKS]
+    store = open_store(str(run))
+    units = [Unit(ids=(f"p{i}",), documents=tuple(pack)) for i, pack in enumerate(packs)]
+    write_chunk(store, "work/sft/units", "0", units)
+    finish(store, "work/sft/units", {})
+    return Job(
+        stage="sft",
+        run_uri=str(run),
+        epoch=commit.take_epoch(store, commit.owner_record()).number,
+        student=str(student),
+        student_digest="benchmark",
+        chat_template="",
+        units=("work/sft/units",),
+        validation=(),
+        plan=BatchPlan(sources=(Source(len(units)),), batch=_training.PACKS, epochs=1, seed=0),
+        micro_batch=1,
+        strategy="single",
+        numerics=Numerics(),
+        rates=Rates(peak=_training.RATE),
+        cadence=Cadence(checkpoint_every=10**6, is_async=False),
+        preference=None,
+        fingerprint={},
+        card="# A student of a benchmark\n",
+    )
+
+
+def measure(name: str, folder: Path, steps: int) -> dict:
+    """One job of one contender."""
+    run = folder / "runs" / f"{name}-{len(list((folder / 'runs').glob('*')))}"
+    job = make_job(folder, run, steps=steps)
+    if name not in ("bare", "ray"):
+        strategy = name.removesuffix("_2") if name.endswith("_2") else "single"
+        cadence = Cadence(checkpoint_every=CHECKPOINT_EVERY, is_async=name != "sync")
+        job = replace(job, strategy=strategy, cadence=cadence)
+    if name in ("ray", "ddp_2", "fsdp2_2"):
+        in_ray(job, num_workers=2 if name.endswith("_2") else 1)
+    else:
+        import torch
+
+        torch.set_num_threads(1)
+        train(job, World())
+    lines = read_metrics(open_store(job.run_uri), job.metrics_path)[NOT_MEASURED:]
+    seconds = [line["seconds"] for line in lines]
+    stalls = [line["save_s"] for line in lines if line["save_s"]]
+    return {
+        "step_s": statistics.median(seconds),
+        "mean_step_s": statistics.mean(seconds),
+        "stall_s": statistics.median(stalls) if stalls else 0.0,
+        "worst_stall_s": max(stalls, default=0.0),
+        "loss": lines[-1]["loss"],
+    }
+
+
+def in_ray(job: Job, *, num_workers: int) -> None:
+    from moaa_ray.generation.session import session
+    from moaa_ray.recipe import RayConfig
+    from moaa_ray.training.trainer import Workers, run_training
+
+    with session(RayConfig(address="local"), cpu_slots=num_workers, with_dashboard=True):
+        workers = Workers(num=num_workers, use_gpu=False, num_cpus=1, max_restarts=0)
+        run_training(job, workers, attempt="000001", watch=lambda: None)
+
+
+def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
+    bare, ray = runs["bare"], runs["ray"]
+    saving = {name: of for name, of in runs.items() if name not in ("bare", "ray")}
+    return {
+        **_training.about(load, arguments),
+        "ray_over_bare": _common.spread([a["step_s"] / b["step_s"] for a, b in zip(ray, bare, strict=True)]),
+        "written_over_bare": _common.spread(
+            [a["mean_step_s"] / b["mean_step_s"] for a, b in zip(runs["async"], bare, strict=True)]
+        ),
+        "stall": {name: _common.spread([one["stall_s"] / one["step_s"] for one in of]) for name, of in saving.items()},
+        "by_contender": {
+            name: _common.spreads(of, ("step_s", "mean_step_s", "stall_s", "worst_stall_s"))
+            for name, of in runs.items()
+        },
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=12, units_a_step=_training.PACKS)
+
+
+if __name__ == "__main__":
+    main()
