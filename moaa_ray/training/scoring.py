@@ -1,6 +1,7 @@
 """Log-probabilities of stored units under the model as it is: the reference pass of DPO, and validation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from math import isfinite
@@ -105,7 +106,8 @@ def validate(
     preference: PreferenceSettings | None,
     ref: np.ndarray | None,
 ) -> dict[str, float]:
-    """Means over all validation units: of SFT the loss per token; of pairs the preference loss, accuracy, margin, ...
+    """Means over all validation units: of SFT the loss per token; of pairs the preference loss,
+    its SFT term included, accuracy, margin, ...
 
     Keys begin with "validation_"; "validation_loss" is what best and early stopping go by.
     """
@@ -125,6 +127,11 @@ def validate(
         rejected_tokens=torch.from_numpy(units.num_targets.astype(np.float64)) - chosen_tokens,
     )
     loss = float(LOSSES[preference.kind](pairs, preference.loss).mean())
+    if preference.sft_weight:
+        if preference.ld_alpha is not None:  # the SFT term weighs all tokens alike
+            whole = replace(preference, ld_alpha=None)
+            sums = score(strategy, units, numbers, world, micro_batch=micro_batch, preference=whole)
+        loss -= preference.sft_weight * float(sums[:, 0].sum() / max(1.0, float(chosen_tokens.sum())))
     means = {
         name: float(value) / len(units) for name, value in pair_metrics(pairs, preference.kind, preference.loss).items()
     }

@@ -16,6 +16,7 @@ from moaa_ray.training import loop, scoring  # noqa: E402
 from moaa_ray.training.job import Cadence, Rates  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
 from moaa_ray.training.metrics import read_metrics  # noqa: E402
+from moaa_ray.training.step import PreferenceSettings  # noqa: E402
 from moaa_ray.training.strategies.base import World  # noqa: E402
 from tests.training.jobs import make_job, make_student, train_until_killed  # noqa: E402
 
@@ -116,6 +117,21 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_rows(student, tmp
     with pytest.raises(StageError, match=r"step [1-9]: loss .*nan.*the rows were r\d+, .*Lower the learning rate"):
         train(job, World())
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("ld_alpha", [None, 0.5])
+def test_the_loss_of_validation_is_that_of_the_steps(student, tmp_path, ld_alpha):
+    """Before the first update, on the training pairs themselves: the preference term and the SFT term."""
+    preference = PreferenceSettings(sft_weight=0.5, ld_alpha=ld_alpha)
+    cadence = Cadence(checkpoint_every=100, validate_every=1, is_async=False)
+    job = make_job(tmp_path, student, "dpo", num_rows=16, preference=preference, cadence=cadence, rates=Rates(peak=0.0))
+    job = replace(
+        job, validation=job.units, micro_batch=1, plan=replace(job.plan, batch=job.plan.sources[0].num_units, epochs=1)
+    )
+    train(job, World())
+    (line,) = metrics(job)
+    assert line["validation_loss"] == pytest.approx(line["loss"], rel=1e-6)
+    assert line["loss"] > 1
 
 
 def test_a_validation_that_is_not_finite_stops_the_run(student, tmp_path, monkeypatch):
