@@ -36,6 +36,7 @@ __all__ = [
     "read_block",
     "read_rows",
     "read_statuses",
+    "renew_epoch",
     "take_epoch",
 ]
 
@@ -70,6 +71,19 @@ def take_epoch(store: Store, owner: Mapping[str, Any]) -> Epoch:
         record = json.dumps({**owner, "epoch": number}, sort_keys=True).encode()
         if store.put_if_absent(f"{EPOCHS}/{number}.json", record):
             return Epoch(number=number, owner=dict(owner))
+
+
+def renew_epoch(store: Store, epoch: Epoch) -> Epoch:
+    """The next epoch for the driver of this one, which fences the workers it has had so far.
+
+    Raises FencedError when another driver has taken the run over.
+    """
+    number = epoch.number + 1
+    record = json.dumps({**epoch.owner, "epoch": number}, sort_keys=True).encode()
+    path = f"{EPOCHS}/{number}.json"
+    if not store.put_if_absent(path, record) and store.read(path) != record:
+        check_owner(store, epoch)
+    return Epoch(number=number, owner=epoch.owner)
 
 
 def check_owner(store: Store, epoch: Epoch) -> None:

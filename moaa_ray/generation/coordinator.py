@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from moaa_ray.core.admission import Admission, RowRef, WorkBlock
 from moaa_ray.core.suspects import Sorting, Suspects
-from moaa_ray.generation.host_stats import GONE, HostStats
+from moaa_ray.generation.host_stats import GONE, HostStats, Pulse
 from moaa_ray.generation.node_events import is_blameless_death
 
 
@@ -22,6 +22,8 @@ class WorkerState:
     node_id: str
     worker_id: str
     incarnation: int
+    pid: int
+    num_reports: int = 0
     open_ids: dict[str, None] = field(default_factory=dict)
     is_isolating: bool = False
     stats: HostStats = field(default_factory=HostStats)
@@ -52,6 +54,7 @@ class PoolSnapshot:
     worker_deaths: int
     num_workers: int
     idle_s: float
+    pulses: list[Pulse] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ class Coordinator:
         """A pool worker has its resources; its engine starts with its first block."""
         self._pools[pool].placed.add(worker)
 
-    async def join(self, pool: str, worker: str, node_id: str, worker_id: str) -> None:
+    async def join(self, pool: str, worker: str, node_id: str, worker_id: str, pid: int) -> None:
         """A pool worker begins. If it had a life before, the rows open then are suspects now."""
         state = self._pools[pool]
         before = state.workers.get(worker)
@@ -143,7 +146,7 @@ class Coordinator:
                 blameless = await asyncio.to_thread(is_blameless_death, before.node_id, before.worker_id)
                 state.suspects.died(list(before.open_ids), is_blamed=not blameless, in_isolation=before.is_isolating)
         incarnation = before.incarnation + 1 if before else 1
-        state.workers[worker] = WorkerState(node_id=node_id, worker_id=worker_id, incarnation=incarnation)
+        state.workers[worker] = WorkerState(node_id=node_id, worker_id=worker_id, incarnation=incarnation, pid=pid)
 
     async def open_rows(self, pool: str, worker: str, ids: list[str]) -> Sorting:
         """Sort a block's rows; the free ones count as being with the engine from now on."""
@@ -184,9 +187,10 @@ class Coordinator:
         return self._pools[pool].suspects.sort(ids)
 
     async def report(self, pool: str, worker: str, stats: HostStats) -> None:
-        """A worker's counters."""
+        """A worker's counters, every second as long as its process lives and its event loop turns."""
         if worker in self._pools[pool].workers:
             self._pools[pool].workers[worker].stats = stats
+            self._pools[pool].workers[worker].num_reports += 1
 
     async def snapshot(self) -> Snapshot:
         """Everything a display or a summary needs."""
@@ -200,6 +204,7 @@ class Coordinator:
                 worker_deaths=state.worker_deaths,
                 num_workers=len(state.placed),
                 idle_s=now - state.last_row_at,
+                pulses=[_pulse(worker, known) for worker, known in state.workers.items()],
             )
             for name, state in self._pools.items()
         ]
@@ -212,3 +217,16 @@ class Coordinator:
             max_blocks_in_line=self._max_in_line,
             stop_reason=self._stop_reason,
         )
+
+
+def _pulse(worker: str, known: WorkerState) -> Pulse:
+    return Pulse(
+        worker=worker,
+        node_id=known.node_id,
+        pid=known.pid,
+        incarnation=known.incarnation,
+        num_reports=known.num_reports,
+        state=known.stats.state,
+        open_requests=known.stats.open_requests,
+        num_rows=len(known.open_ids),
+    )

@@ -1,4 +1,4 @@
-"""What an engine's host counts; the numbers behind the progress display and the summary."""
+"""What an engine's host counts, and signs of its life; the numbers behind the progress display and the summary."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,3 +30,22 @@ class HostStats:
         self.prompt_tokens += answer.prompt_tokens
         self.cached_tokens += answer.cached_tokens
         self.completion_tokens += answer.completion_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulse:
+    """A worker process as it was last heard of; num_rows are with its engine."""
+
+    worker: str
+    node_id: str
+    pid: int
+    incarnation: int
+    num_reports: int
+    state: str
+    open_requests: int
+    num_rows: int
+
+    @property
+    def life(self) -> tuple[str, int]:
+        """Which process of which worker."""
+        return self.worker, self.incarnation

@@ -55,6 +55,8 @@ class Line:
     num_tickets: int
     max_failed: int
     start_timeout_s: float
+    hang_after_s: float
+    restart_after_s: float
 
 
 def start_coordinator(line: Line, blocks: Sequence[WorkBlock]):

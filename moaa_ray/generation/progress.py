@@ -10,6 +10,7 @@ from rich.table import Table
 
 from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
 from moaa_ray.generation.host_stats import GONE
+from moaa_ray.generation.stalls import Stillness
 
 _LOG_EVERY_S = 15.0
 _RATE_WINDOW_S = 30.0
@@ -26,10 +27,9 @@ class Progress:
         self._warn_after_s = warn_after_s
         self._began = time.monotonic()
         self._last_log = 0.0
-        self._last_change = self._began
+        self._still = Stillness()
         self._warned_at = 0.0
         self._history: list[tuple[float, int, dict[str, int]]] = []
-        self._states: dict[str, tuple[int, list[str]]] = {}
         self.worked: tuple[float, float] | None = None
         """Unix times at which rows were first and last seen to move."""
         is_live = self._console.is_terminal
@@ -49,13 +49,8 @@ class Progress:
         now = time.monotonic()
         done = num_done(snapshot.statuses)
         moved = {pool.name: pool.rows_done + sum(s.calls for s in pool.stats) for pool in snapshot.pools}
-        states = {pool.name: (pool.num_workers, [s.state for s in pool.stats]) for pool in snapshot.pools}
-        if states != self._states:  # an engine that comes up has moved, though its rows have not
-            self._states, self._last_change = states, now
-        if not self._history or self._history[-1][1:] != (done, moved):
-            self._last_change = now
-            if any(moved.values()):
-                self.worked = (self.worked[0] if self.worked else time.time(), time.time())
+        if any(moved.values()) and (not self._history or self._history[-1][1:] != (done, moved)):
+            self.worked = (self.worked[0] if self.worked else time.time(), time.time())
         self._history.append((now, done, moved))
         self._history = [entry for entry in self._history if entry[0] > now - _RATE_WINDOW_S]
         if self._live:
@@ -63,20 +58,23 @@ class Progress:
         elif now - self._last_log >= _LOG_EVERY_S:
             self._last_log = now
             self._console.print(self._line(snapshot, done, now), soft_wrap=True)
-        self._warn(snapshot, now)
+        self._warn(snapshot, now, still_s=self._still.note(snapshot, now))
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True)
 
     def describe(self, snapshot: Snapshot) -> str:
         """The present state in one line."""
         return self._line(snapshot, num_done(snapshot.statuses), time.monotonic())
 
-    def _warn(self, snapshot: Snapshot, now: float) -> None:
-        still_s = now - self._last_change
+    def _warn(self, snapshot: Snapshot, now: float, *, still_s: float) -> None:
         is_starting = any(stats.state == "starting" for pool in snapshot.pools for stats in pool.stats)
         limit_s = self._warn_after_s * (_START_PATIENCE if is_starting else 1)
         if still_s < limit_s or now - self._warned_at < self._warn_after_s:
             return
         self._warned_at = now
-        self._console.print(f"nothing has moved for {still_s:.0f} s: {diagnosis(snapshot)}", soft_wrap=True)
+        self.note(f"nothing has moved for {still_s:.0f} s: {diagnosis(snapshot)}")
 
     def _line(self, snapshot: Snapshot, done: int, now: float) -> str:
         pools = ", ".join(f"{p.name} {p.rows_done} ({pool_state(p)})" for p in snapshot.pools)

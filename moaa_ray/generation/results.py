@@ -77,6 +77,7 @@ def publish_rows(
         usage=total_usage(run.store, run.work.stage),
         rows_done_now=run.rows_done,
         rows_redone=run.rows_redone,
+        line_restarts=run.line_restarts,
         planned=run.planned,
         worked=run.worked,
         max_blocks_in_line=run.max_blocks_in_line,

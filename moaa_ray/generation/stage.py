@@ -20,7 +20,8 @@ from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import StageError
 from moaa_ray.generation import results, todo
-from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage, statuses_of
+from moaa_ray.generation.phases import run_stage
+from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, statuses_of
 from moaa_ray.generation.summary import Summary, render
 from moaa_ray.generation.todo import Prompts
 from moaa_ray.lines.mixture import STAGE, mixture_passes, plan_input, prompt_versions
@@ -56,7 +57,7 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Cons
     run_stage(run)
     summary = replace(_publish(loaded, run), seconds=time.monotonic() - began)
     results.write_summary(store, STAGE, summary)
-    set_stage(store, STAGE, status="done", epoch=epoch.number, counts=dict(summary.statuses))
+    set_stage(store, STAGE, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
     if not summary.is_conserved:
         raise StageError(f"rows do not add up: {render(summary)}; this is a defect of moaa_ray, please report it")
     check_goal(run, summary.statuses, summary.failures)

@@ -65,6 +65,8 @@ class Summary:
     rows_redone: int = 0
     """Rows asked again because an engine or its worker died with them, once for each such death."""
     max_blocks_in_line: int = 0
+    line_restarts: int = 0
+    """How often a line in which nothing moved any more was started again."""
 
     @property
     def cost_usd(self) -> float | None:
@@ -124,6 +126,8 @@ def render(summary: Summary) -> str:
     for title, counted in (("dropped", summary.dropped), ("failed", summary.failures), ("flags", summary.flags)):
         if counted:
             lines.append(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in counted.items()))
+    if summary.line_restarts:
+        lines.append(f"  the line stood still and was started again: {summary.line_restarts} times")
     if summary.cost_usd is not None:
         lines.append(f"  cost: {summary.cost_usd:,.2f} USD for the engines, at the recipe's prices")
     if summary.planned is not None and summary.rows_done_now:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
@@ -11,13 +11,22 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from moaa_ray.errors import StageError, ours_within
 from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.line import Line, run_line
+from moaa_ray.generation.node_events import end_hung_worker
+from moaa_ray.generation.progress import diagnosis
 from moaa_ray.generation.session import log_folder
+from moaa_ray.generation.stalls import Watchdog
 
 _POLL_S = 0.5
 _CHECK_OWNER_S = 10.0
 _STOP_LIMIT_S = 15.0
 _SLOW_START = 10
 """Where all resources were free at first nobody else holds them: so many times longer may processes take to start."""
+_LEAST_SILENCE_S = 30.0
+"""A worker that reports every second may be late by so much on a busy machine."""
+
+
+class LineStalledError(Exception):
+    """Nothing moves in a line any more; the message says how long, and which pool waits on what."""
 
 
 class _Consumer(threading.Thread):
@@ -59,16 +68,18 @@ def run_watched(
     show: Callable[[Snapshot], None],
     check_owner: Callable[[], None],
     record: Callable[[Snapshot], None],
+    note: Callable[[str], None],
 ) -> int:
     """Run a phase to its end; returns the rows committed.
 
     show is told all the time how things stand. check_owner raises FencedError when another driver has taken the run
-    over; it is called now and then, and so is record, with how things stand.
-    Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks.
+    over; it is called now and then, and so is record, with how things stand. note hears of workers that hung.
+    Raises StageError when a pool gets no resources within start_timeout_s, naming it, or when the plan breaks, and
+    LineStalledError when nothing moves any more (see stalls.py); the plan has ended then.
     """
     consumer = _Consumer(line, coordinator)
     try:
-        _watch(consumer, line, coordinator, show=show, check_owner=check_owner, record=record)
+        _watch(consumer, line, coordinator, show=show, check_owner=check_owner, record=record, note=note)
     finally:
         consumer.stop()
     if consumer.error is not None:
@@ -88,9 +99,15 @@ def _watch(
     show: Callable[[Snapshot], None],
     check_owner: Callable[[], None],
     record: Callable[[Snapshot], None],
+    note: Callable[[str], None],
 ) -> None:
     """Start the consumer and show what it does until it has ended."""
-    limit_s = line.start_timeout_s * (_SLOW_START if _is_room(line) else 1)
+    limit_s = line.start_timeout_s * (_SLOW_START if _is_room(line, ray.available_resources()) else 1)
+    watchdog = Watchdog(
+        restart_after_s=line.restart_after_s,
+        request_timeout_s=max(pool.work.request_timeout_s for pool in line.pools),
+        hang_after_s=max(_LEAST_SILENCE_S, line.hang_after_s),
+    )
     began = checked_at = time.monotonic()
     consumer.start()
     is_placed = False
@@ -101,6 +118,13 @@ def _watch(
             checked_at = time.monotonic()
             check_owner()
         snapshot = _snapshot(coordinator)
+        found = watchdog.see(snapshot, time.monotonic(), is_placed=is_placed)
+        for pulse in found.hung:
+            if end_hung_worker(pulse):
+                note(f"worker {pulse.pid} was not heard of for {watchdog.hang_after_s:.0f} s, and is replaced")
+        if found.stalled_s and _is_room(line, ray.cluster_resources()):  # what waits for a node is no fault
+            told = "the coordinator does not answer" if snapshot is None else diagnosis(snapshot)
+            raise LineStalledError(f"nothing has moved for {found.stalled_s:.0f} s: {told}")
         if snapshot is None:
             continue
         if is_due:
@@ -138,9 +162,8 @@ def _waiting(line: Line, snapshot: Snapshot) -> list[str]:
     ]
 
 
-def _is_room(line: Line) -> bool:
-    """Whether the least workers of all pools fit into what is free at this moment."""
-    free = ray.available_resources()
+def _is_room(line: Line, free: Mapping[str, float]) -> bool:
+    """Whether the least workers of all pools fit into these resources."""
     num_cpus = sum(pool.min_replicas * pool.num_cpus for pool in line.pools)
     num_gpus = sum(pool.min_replicas * pool.num_gpus for pool in line.pools)
     return num_cpus <= free.get("CPU", 0.0) and num_gpus <= free.get("GPU", 0.0)

@@ -6,6 +6,7 @@ died are asked again apart from all others (core/suspects.py).
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,7 +78,7 @@ class PassWorker:
 
     async def _join(self) -> None:
         context = ray.get_runtime_context()
-        await self._tell("join", self._me, context.get_node_id(), context.get_worker_id())
+        await self._tell("join", self._me, context.get_node_id(), context.get_worker_id(), os.getpid())
         self._reporter = asyncio.create_task(self._report())
         self._warm_up = asyncio.create_task(self._host.ready())
 

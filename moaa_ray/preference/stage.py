@@ -13,7 +13,8 @@ from moaa_ray.data import commit
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 from moaa_ray.generation import results, todo
-from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal, run_stage
+from moaa_ray.generation.phases import run_stage
+from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal
 from moaa_ray.generation.summary import Summary
 from moaa_ray.planning.planner import PlanInput
 from moaa_ray.run_record import check_stage, set_stage
@@ -59,7 +60,7 @@ def put_through(stage: RowStage, store: Store, rows: Iterable[Row], *, console: 
     results.write_failures(store, work.stage, failures)
     summary = replace(summary, seconds=time.monotonic() - began)
     results.write_summary(store, work.stage, summary)
-    set_stage(store, work.stage, status="done", epoch=epoch.number, counts=dict(summary.statuses))
+    set_stage(store, work.stage, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
     check_goal(run, summary.statuses, summary.failures)
     return summary
 

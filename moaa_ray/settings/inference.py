@@ -22,3 +22,5 @@ class InferenceConfig(Config):
     """Say which pool waits on what when nothing has moved for this long."""
     hang_after_s: Annotated[float, Execution] = Field(default=60.0, gt=0)
     """An engine with open requests that answers none for this long (or 3 x its 99th percentile) is restarted."""
+    restart_after_s: Annotated[float, Execution] = Field(default=600.0, gt=0)
+    """A line in which nothing moves for this long, with no engine starting, is started again from what is committed."""

@@ -209,3 +209,23 @@ def test_more_files_than_are_kept_decoded_are_read_all_the_same(store):
 
 def test_the_owner_record_says_who_to_look_for():
     assert set(commit.owner_record()) == {"host", "pid", "started"}
+
+
+def test_a_driver_that_renews_its_epoch_fences_its_own_workers_and_keeps_what_they_had_committed(store):
+    first = commit.take_epoch(store, OWNER)
+    commit.adopt(store, "sft", first)
+    kept = commit.commit_block(store, "sft", "0.1", 1, "a", _rows("ab"))
+    second = commit.renew_epoch(store, first)
+    assert (second.number, second.owner) == (2, OWNER)
+    commit.adopt(store, "sft", second)
+    commit.commit_block(store, "sft", "0.1", 1, "b", _rows("cd"))
+    assert _paths(commit.committed(store, "sft", second)) == [kept]
+    with pytest.raises(FencedError):
+        commit.check_owner(store, first)
+
+
+def test_an_epoch_that_another_driver_has_taken_is_not_renewed(store):
+    first = commit.take_epoch(store, OWNER)
+    commit.take_epoch(store, {**OWNER, "pid": 43})
+    with pytest.raises(FencedError, match="pid 43"):
+        commit.renew_epoch(store, first)

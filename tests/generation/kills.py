@@ -20,9 +20,9 @@ def slow_models(tokens_per_s: int, *, more: str = "") -> str:
     return "\n".join(f"{name}: {{{settings}}}" for name in NAMES)
 
 
-def start(recipe: Path, *overrides: str) -> subprocess.Popen:
+def start(recipe: Path, *overrides: str, stage: str = "generate") -> subprocess.Popen:
     """The command, patient with a busy machine: only the deaths that a test causes shall happen."""
-    process = runs.start(recipe, "ray.start_timeout_s=600", "generate.hang_after_s=120", *overrides)
+    process = runs.start(recipe, "ray.start_timeout_s=600", f"{stage}.hang_after_s=120", *overrides, stage=stage)
     _STARTED.append(process)
     return process
 

@@ -36,9 +36,9 @@ def write_recipe(folder: Path, *, name: str = "run", models: str = "", generate:
     return path
 
 
-def start(recipe: Path, *overrides: str) -> subprocess.Popen:
+def start(recipe: Path, *overrides: str, stage: str = "generate") -> subprocess.Popen:
     """The command in a session of its own, so that a kill takes all its children along."""
-    command = [sys.executable, "-m", "moaa_ray", "generate", str(recipe), *overrides]
+    command = [sys.executable, "-m", "moaa_ray", stage, str(recipe), *overrides]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

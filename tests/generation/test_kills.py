@@ -9,14 +9,13 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from moaa_ray.demo.tiny import make_tiny_model
+from tests.cluster import nodes
 from tests.generation import kills, runs
 
 pytestmark = pytest.mark.slow
@@ -78,33 +77,20 @@ def test_pool_workers_that_are_killed_are_replaced_and_no_row_is_blamed(folder, 
     kills.assert_nothing_left(process)
 
 
-@pytest.fixture
-def cluster():
-    """A head with room for one pool worker. Blocks lie in the nodes' object stores, so that a lost node takes some."""
-    system = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5, "max_direct_call_object_size": 1000}
-    with tempfile.TemporaryDirectory(prefix="moaa-", ignore_cleanup_errors=True) as temp_dir:
-        head = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False, "temp_dir": temp_dir}
-        cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": system})
-        yield cluster
-        cluster.shutdown()
-
-
-def test_a_lost_node_moves_its_pools_to_another_one(folder, undisturbed, cluster):
+def test_a_lost_node_moves_its_pools_to_another_one(folder, undisturbed):
     run_dir, rng = folder / "node", random.Random(3)
-    node = cluster.add_node(num_cpus=8, object_store_memory=10**8)
-    raylet = node.all_processes["raylet"][0].process.pid
-    recipe = runs.write_recipe(folder, name="node", models=kills.slow_models(800, more=", num_cpus: 1"))
-    process = kills.start(recipe, f"ray.address={cluster.address}")
-    kills.wait_for_flight(run_dir, process, 1)
-    cluster.add_node(num_cpus=8, object_store_memory=10**8)
-    kills.wait_for_flight(run_dir, process, rng.randint(1, 3))
-    time.sleep(rng.random())
-    there = runs.descendants(raylet)
-    workers = set(kills.pool_workers(os.getsid(raylet)))
-    num_lost = len(workers & set(there))
-    assert num_lost >= 3
-    kills.kill([raylet, *there])
-    code, output = kills.finish(process)
+    with nodes.cluster(head_cpus=1) as cluster:  # room for one pool worker
+        node = nodes.Node(cluster, 8)
+        recipe = runs.write_recipe(folder, name="node", models=kills.slow_models(800, more=", num_cpus: 1"))
+        process = kills.start(recipe, f"ray.address={cluster.address}")
+        kills.wait_for_flight(run_dir, process, 1)
+        nodes.Node(cluster, 8)
+        kills.wait_for_flight(run_dir, process, rng.randint(1, 3))
+        time.sleep(rng.random())
+        num_lost = len(node.pool_workers())
+        assert num_lost >= 3
+        node.lose()
+        code, output = kills.finish(process)
     assert code == 0, output
     summary = summary_of(run_dir)
     assert sum(pool["deaths"] for pool in summary["pools"]) == num_lost, output

@@ -114,9 +114,9 @@ def test_an_engine_that_went_with_its_worker_is_none_of_the_pool_s_and_its_count
 
     async def restarted() -> PoolSnapshot:
         await coordinator.placed("p", "actor")
-        await coordinator.join("p", "actor", "node", "first")
+        await coordinator.join("p", "actor", "node", "first", 1)
         await coordinator.report("p", "actor", HostStats(state="up", calls=7, open_requests=3))
-        await coordinator.join("p", "actor", "node", "second")
+        await coordinator.join("p", "actor", "node", "second", 2)
         await coordinator.report("p", "actor", HostStats(state="up", calls=1, open_requests=2))
         (found,) = (await coordinator.snapshot()).pools
         return found

@@ -18,6 +18,7 @@ pytest.importorskip("transformers")
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import load_training
 from moaa_ray.training_stage.stage import train_stage
+from tests.cluster import nodes
 from tests.generation import runs
 from tests.training.jobs import make_student, pair_rows, sft_rows, text
 
@@ -115,6 +116,26 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     train(recipe)
     assert curve(folder / "killed") == curve(unbroken)
     ours, theirs = (run / "models" / "sft" / "model.safetensors" for run in (folder / "killed", unbroken))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.long
+def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_an_unbroken_run(folder, unbroken):
+    run = folder / "lost"
+    with nodes.cluster(head_cpus=1, with_dashboard=True) as cluster:
+        node = nodes.Node(cluster, 1)
+        process = start(write_recipe(folder, "lost"), f"ray.address={cluster.address}")
+        try:
+            wait_for_step(run, 4, process)
+            assert len(node.processes("RayTrainWorker")) == 1
+            node.lose()
+            nodes.Node(cluster, 1)
+            code, output = runs.finish(process)
+        finally:
+            runs.kill_all(process)
+    assert code == 0, output
+    assert curve(run) == curve(unbroken)
+    ours, theirs = (path / "models" / "sft" / "model.safetensors" for path in (run, unbroken))
     assert ours.read_bytes() == theirs.read_bytes()
 
 

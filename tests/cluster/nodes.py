@@ -1,0 +1,54 @@
+"""Ray clusters of several nodes on this machine, for tests that lose and add some."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.cluster_utils import Cluster
+
+from tests.generation import kills, runs
+
+_STORE_BYTES = 10**8
+
+
+@contextmanager
+def cluster(*, head_cpus: float, with_dashboard: bool = False) -> Iterator[Cluster]:
+    """A head that misses a lost node within seconds.
+
+    Blocks lie in the nodes' object stores, so that a lost node takes some. Ray Train needs the dashboard.
+    """
+    system = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5, "max_direct_call_object_size": 1000}
+    with tempfile.TemporaryDirectory(prefix="moaa-", ignore_cleanup_errors=True) as temp_dir, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        head = {"num_cpus": head_cpus, "object_store_memory": _STORE_BYTES, "temp_dir": temp_dir}
+        head |= {"include_dashboard": with_dashboard, "dashboard_port": port, "_system_config": system}
+        started = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield started
+        finally:
+            started.shutdown()
+
+
+class Node:
+    """A node of a cluster, and its processes."""
+
+    def __init__(self, cluster: Cluster, num_cpus: float):
+        self.node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES)
+        self.raylet = self.node.all_processes["raylet"][0].process.pid
+        self._session = os.getsid(self.raylet)
+
+    def processes(self, name: str) -> set[int]:
+        """Processes of this name that run on this node."""
+        return set(kills.named(kills.processes(self._session), name)) & set(runs.descendants(self.raylet))
+
+    def pool_workers(self) -> set[int]:
+        """Pool workers on this node that take blocks."""
+        return set(kills.pool_workers(self._session)) & set(runs.descendants(self.raylet))
+
+    def lose(self) -> None:
+        """Kill the node with all that runs on it."""
+        kills.kill([self.raylet, *runs.descendants(self.raylet)])
