@@ -88,17 +88,27 @@ def write_prompts(folder: Path, num_rows: int, num_chars: int) -> Path:
     return path
 
 
-def write_recipe(folder: Path, name: str, prompts: Path, models: Mapping[str, Mapping], **generate) -> Path:
+def write_recipe(
+    folder: Path,
+    name: str,
+    prompts: Path,
+    models: Mapping[str, Mapping],
+    *,
+    seed: int = 0,
+    max_tokens: int = 2048,
+    **generate,
+) -> Path:
     """A recipe in which the last of the fake models aggregates what the others propose."""
     *proposers, aggregator = models
     recipe = {
         "name": name,
+        "seed": seed,
         "run_dir": str(folder / name),
         "prompts": {"sources": [{"path": str(prompts)}]},
         "models": {label: {"engine": "fake", "replicas": 1, **model} for label, model in models.items()},
         "mixture": {
-            "layers": [{"proposers": [{"model": label} for label in proposers]}],
-            "aggregator": {"model": aggregator},
+            "layers": [{"proposers": [{"model": label, "max_tokens": max_tokens} for label in proposers]}],
+            "aggregator": {"model": aggregator, "max_tokens": max_tokens},
         },
         "generate": {"hang_after_s": 600, **generate},
         "ray": {"address": "local", "start_timeout_s": 600},

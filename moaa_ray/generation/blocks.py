@@ -21,14 +21,8 @@ def in_flight_schema(pass_names: Sequence[str]) -> pa.Schema:
     return schemas.work_schema(pass_names).append(pa.field(BLOCK_COLUMN, pa.string()))
 
 
-def warm_up_block(schema: pa.Schema) -> pa.Table:
-    """A block of one empty row without a key: it goes through the line ahead of all others and wakes every engine."""
-    nothing = {BLOCK_COLUMN: "", "status": "dropped"}
-    return pa.table([pa.array([nothing.get(field.name)], field.type) for field in schema], schema=schema)
-
-
 def key_of(block: pa.Table) -> str:
-    """The block's key; empty for a warm-up."""
+    """The block's key."""
     return block.column(BLOCK_COLUMN)[0].as_py()
 
 

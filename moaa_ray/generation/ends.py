@@ -15,16 +15,13 @@ from moaa_ray.core.passes import StageWork
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import MoaaError
-from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema, key_of, warm_up_block
+from moaa_ray.generation.blocks import BLOCK_COLUMN, in_flight_schema, key_of
 
 TICKET_COLUMN = "ticket"
 
 
 class Admit:
-    """Ticket -> block: waits for a credit, then reads the block's rows and makes them ready to be asked.
-
-    Negative tickets give warm-up blocks.
-    """
+    """Ticket -> block: waits for a credit, then reads the block's rows and makes them ready to be asked."""
 
     def __init__(self, run_uri: str, work: StageWork, coordinator):
         self._run_uri = run_uri
@@ -34,8 +31,6 @@ class Admit:
 
     async def __call__(self, ticket: pa.Table) -> pa.Table:
         number = ticket.column(TICKET_COLUMN)[0].as_py()
-        if number < 0:
-            return warm_up_block(self._schema)
         block = await self._coordinator.next_block.remote(number)
         if block is None:
             return self._schema.empty_table()
@@ -62,10 +57,10 @@ class Commit:
         self._coordinator = coordinator
 
     async def __call__(self, block: pa.Table) -> pa.Table:
-        key = key_of(block) if block.num_rows else ""
-        if not key:
+        if not block.num_rows:
             return pa.table({"rows": pa.array([0], pa.int64())})
         try:
+            key = key_of(block)
             turn, coming, statuses, reasons = await asyncio.to_thread(self._write, key, block)
         except MoaaError as error:  # Ray keeps only the text of what a worker raises; people get this one whole
             await self._coordinator.stop.remote(str(error))

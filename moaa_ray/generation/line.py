@@ -79,9 +79,7 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
     context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_AT
     with ray.data.DataContext.current(context):
-        num_warm_ups = 2 * max(pool.min_replicas for pool in line.pools)
-        numbers = range(-num_warm_ups, line.num_tickets)
-        tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in numbers]
+        tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in range(line.num_tickets)]
         data = ray.data.from_arrow(tickets)
         admit = Admit(line.run_uri, line.work, coordinator)
         commit = Commit(line.run_uri, line.work, line.epoch, line.num_done, coordinator)

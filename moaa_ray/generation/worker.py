@@ -16,7 +16,7 @@ import ray
 from moaa_ray.core.passes import ENGINE_MISSING, CannotAskError, Pass, Room
 from moaa_ray.core.suspects import MAX_ATTEMPTS, Sorting
 from moaa_ray.engines.base import Engine
-from moaa_ray.generation.blocks import key_of, rows_for_passes, with_answers
+from moaa_ray.generation.blocks import rows_for_passes, with_answers
 from moaa_ray.generation.ends import Admit, Commit
 from moaa_ray.generation.engine_host import EngineDiedError, EngineHost, EngineMissingError
 from moaa_ray.generation.gate import Gate
@@ -41,7 +41,7 @@ class PassWorker:
     """One worker of a pool, run by Ray Data: an asynchronous callable from block to block."""
 
     def __init__(self, work: PoolWork, coordinator, admit: Admit | None, commit: Commit | None):
-        """Only stores what it is given. admit stands in the first pool of a line, commit in its last one."""
+        """The engine starts at once, with the event loop. admit stands in a line's first pool, commit in its last."""
         self._work = work
         self._coordinator = coordinator
         self._admit = admit
@@ -54,17 +54,19 @@ class PassWorker:
             keep_trying=work.on_missing == "wait",
         )
         self._gate = Gate()
-        self._joining: asyncio.Task | None = None
         self._me = ray.get_runtime_context().get_actor_id()
         self._tell("placed", self._me)
+        # Ray Data runs the calls on the event loop of the thread that makes the worker. Were the engine started by the
+        # first block, a pool's engines would load one after the other pool's, and of a pool some after others.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._joining = loop.create_task(self._join())
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         """The same rows, each with this pool's answers. Several calls run at once."""
-        if self._joining is None:
-            self._joining = asyncio.create_task(self._join())
         if self._admit is not None:
             block = await self._admit(block)
-        if block.num_rows and key_of(block):
+        if block.num_rows:
             await asyncio.shield(self._joining)
             block = await self._answer_block(block)
         return block if self._commit is None else await self._commit(block)

@@ -8,7 +8,6 @@ from moaa_ray.generation.blocks import (
     in_flight_schema,
     key_of,
     rows_for_passes,
-    warm_up_block,
     with_answers,
 )
 from moaa_ray.types import Failure, Message, Proposal, Row
@@ -98,12 +97,3 @@ def test_the_rows_given_are_left_as_they_are():
 
 def test_a_block_knows_its_key():
     assert key_of(block_of(*ROWS)) == "b000007"
-
-
-def test_a_warm_up_is_one_row_without_a_key_that_no_pass_asks_about():
-    block = warm_up_block(in_flight_schema(PASSES))
-    assert key_of(block) == ""
-    assert block.num_rows == 1
-    assert block.column("status").to_pylist() == ["dropped"]
-    assert block.schema.equals(in_flight_schema(PASSES), check_metadata=True)
-    assert pa.concat_tables([block, block_of(*ROWS)]).num_rows == 4
