@@ -94,7 +94,7 @@ def run_stage(run: StageRun) -> None:
         for turn in range(num_turns) if len(plan.phases) > 1 else [None]:
             for index, phase in enumerate(plan.phases):
                 part = "" if len(plan.phases) == 1 else f" phase {index + 1}/{len(plan.phases)}"
-                pools = line_pools(run.plan, phase, run.work.passes, cluster, on_missing=run.on_missing)
+                pools = line_pools(run.plan, plan, phase, run.work.passes, on_missing=run.on_missing)
                 _run_phase(run, phase, pools, turn, title=f"{plan.stage}{part}")
 
 

@@ -18,7 +18,7 @@ from moaa_ray.core.throughput import (
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
+from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
@@ -41,12 +41,12 @@ class EngineEstimate:
     """One engine of a model."""
 
     model: Model
-    window: int | None  # tokens; None: not known
     load_s: float
     is_on_gpu: bool = False
     gpu: GpuType | None = None
     size: EngineSize | None = None  # None: not a transformer of known shape
     floor_s: float = 0.0  # seconds per completion below which no number of engines comes
+    basis: str = "assumed"  # where the speed is from
     notes: tuple[str, ...] = ()
 
     def completion_s(self, prompt_tokens: float, out_tokens: float) -> float:
@@ -69,35 +69,30 @@ class EngineEstimate:
 
 def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
     """What is known of one engine of the model section `name`. Raises ConfigError when it cannot fit into its GPUs."""
-    window = window_of(model, base_dir)
     if isinstance(model, FakeModel):
-        return EngineEstimate(model=model, window=window, load_s=model.start_s)
+        return EngineEstimate(model=model, load_s=model.start_s, basis="the recipe's tokens_per_s")
     if isinstance(model, OpenaiModel):
         note = f"{name}: the endpoint's speed is assumed, {UNKNOWN_S:g} s per request, {model.concurrency} at a time."
         rate = model.requests_per_minute
-        return EngineEstimate(model=model, window=window, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
+        return EngineEstimate(model=model, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
     if isinstance(model, RuleModel):
         note = f"{name}: calls of {model.function} are assumed to take no time."
-        return EngineEstimate(model=model, window=window, load_s=0.0, notes=(note,))
-    return _loaded(name, model, window, gpu=gpu, base_dir=base_dir)
+        return EngineEstimate(model=model, load_s=0.0, notes=(note,))
+    return _loaded(name, model, gpu=gpu, base_dir=base_dir)
 
 
-def _loaded(
-    name: str, model: VllmModel | ClassifierModel, window: int | None, *, gpu: GpuType | None, base_dir: Path
-) -> EngineEstimate:
+def _loaded(name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
     """An engine that loads weights."""
-    is_on_gpu = model.device == "gpu" or (model.device == "auto" and gpu is not None)
+    is_on_gpu = uses_gpu(model, gpu)
     shape = shape_of_model(model.model, base_dir, writes_tokens=not isinstance(model, ClassifierModel))
-    size = _size(model, shape, window, is_on_gpu=is_on_gpu) if shape else None
+    size = engine_size(model, shape, base_dir, is_on_gpu=is_on_gpu) if shape else None
     if shape is None or size is None:
         what = f"the size of {model.model}" if shape is None else f"quantization {getattr(model, 'quantization', '')}"
         note = (
             f"{name}: {what} is not known here; {UNKNOWN_S:g} s per answer and {UNKNOWN_LOAD_S:g} s to load are "
             "assumed, memory is not checked."
         )
-        return EngineEstimate(
-            model=model, window=window, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,)
-        )
+        return EngineEstimate(model=model, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,))
     speed = f"Speed on CPUs: {CPU_FLOPS / 1e9:g} GFLOP/s and {CPU_BANDWIDTH / 1e9:g} GB/s per CPU slot are assumed."
     if is_on_gpu and gpu is not None:
         check = check_memory if isinstance(model, VllmModel) else _check_weights
@@ -106,20 +101,33 @@ def _loaded(
     load = f"Loading: {DISK_BYTES_PER_S / 1e9:g} GB/s per node and {START_S:g} s per engine are assumed."
     return EngineEstimate(
         model=model,
-        window=size.context_window,
         load_s=START_S + shape.weight_bytes(shape.checkpoint_bytes_per_weight) / DISK_BYTES_PER_S,
         is_on_gpu=is_on_gpu,
         gpu=gpu,
         size=size,
+        basis=f"{EFFICIENCY:.0%} of the roofline",
         notes=(speed, load),
     )
 
 
-def _size(
-    model: VllmModel | ClassifierModel, shape: ModelShape, window: int | None, *, is_on_gpu: bool
+def uses_gpu(model: WeightsModel, gpu: GpuType | None) -> bool:
+    """Whether its engines run on GPUs; gpu None: the cluster has none."""
+    return model.device == "gpu" or (model.device == "auto" and gpu is not None)
+
+
+def engine_window(model: Model, base_dir: Path) -> int | None:
+    """Tokens of prompt and completion together; None where neither the recipe nor the model's config is known."""
+    if (window := window_of(model, base_dir)) or not isinstance(model, WeightsModel):
+        return window
+    shape = shape_of_model(model.model, base_dir)
+    return shape.context_window if shape else None
+
+
+def engine_size(
+    model: VllmModel | ClassifierModel, shape: ModelShape, base_dir: Path, *, is_on_gpu: bool
 ) -> EngineSize | None:
     """What the engine holds; None where its quantisation is not known here."""
-    window = window or shape.context_window
+    window = window_of(model, base_dir) or shape.context_window
     if isinstance(model, ClassifierModel):
         width = 4.0 if model.dtype == "float32" or (model.dtype == "auto" and not is_on_gpu) else 2.0
         return EngineSize(
@@ -140,7 +148,7 @@ def _size(
         context_window=window,
         concurrency=model.concurrency,
         num_gpus=model.num_gpus,
-        tensor_parallel=model.tensor_parallel,
+        tensor_parallel=model.split[0],
         gpu_memory_fraction=model.gpu_memory_fraction,
     )
 
