@@ -66,6 +66,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
             make_engine=functools.partial(build_engine, model, on_gpu=on_gpu),
             request_timeout_s=600,
             hang_after_s=600,
+            num_slots=model.concurrency,
             on_missing="fail",
         ),
         min_replicas=1,
@@ -74,6 +75,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
         num_gpus=1 if on_gpu else 0,
         spans_nodes=False,
         blocks_in_flight=in_flight,
+        setup={},
     )
 
 

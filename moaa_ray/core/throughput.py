@@ -30,7 +30,7 @@ class EngineSize:
     bytes_per_weight: float
     kv_bytes_per_value: float
     context_window: int
-    concurrency: int
+    concurrency: float  # requests side by side
     num_gpus: int = 1
     tensor_parallel: int = 1
     gpu_memory_fraction: float = 0.92

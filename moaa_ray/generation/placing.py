@@ -14,6 +14,7 @@ from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.measured import setup_of
 from moaa_ray.planning.planner import PlanInput, StagePlan
 from moaa_ray.settings.models import Model, ReplicaRange
 
@@ -57,6 +58,7 @@ def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Seque
         make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / most),
         request_timeout_s=_whole_request_s(model),
         hang_after_s=math.inf if model.engine == "openai" else asked.settings.hang_after_s,
+        num_slots=model.concurrency,
         on_missing=on_missing,
     )
     return Pool(
@@ -67,6 +69,7 @@ def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Seque
         num_gpus=spec.num_gpus,
         spans_nodes=spec.num_gpus > max(plan.cluster.largest_node, 1),
         blocks_in_flight=planned.blocks_in_flight,
+        setup=setup_of(model, plan.cluster if on_gpu else None),
     )
 
 

@@ -195,5 +195,6 @@ def _pool_summaries(run: StageRun, line: Line, snapshot: Snapshot) -> list[PoolS
     for pool, facts in zip(line.pools, snapshot.pools, strict=True):
         tokens_usd = recipe.models[pool.work.passes[0].engine].price_per_million_tokens
         prices = {"gpu_hour_usd": recipe.plan.gpu_hour_usd, "million_tokens_usd": tokens_usd}
-        found.append(pool_summary(facts, num_gpus=pool.num_gpus, **prices))
+        num_slots = pool.work.num_slots
+        found.append(pool_summary(facts, num_gpus=pool.num_gpus, num_slots=num_slots, setup=pool.setup, **prices))
     return found

@@ -6,7 +6,7 @@ pool_estimate.py, the search in core/planning.py, the text in text.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
 from pathlib import Path
@@ -16,6 +16,8 @@ from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, Plan, plan_line
 from moaa_ray.errors import ConfigError
+from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.measured import Measurements, read_measurements
 from moaa_ray.planning.pool_estimate import PassLoad, engine_window
 from moaa_ray.planning.pools import StagePools, least_replicas, stage_pools, weakest_gpu
 from moaa_ray.planning.splitting import fastest_split, smallest_split
@@ -126,12 +128,28 @@ def _options(asked: PlanInput, cluster: Cluster, notes: list[str]) -> list[Stage
     """The pools with models over the fewest GPUs that fit and, where it differs, over as many as is fastest per GPU."""
     gpu, base_dir = weakest_gpu(cluster, notes), Path(asked.base_dir)
     models = asked.recipe.models
+    known = read_measurements(asked.recipe.plan.measured)
     loads = asked.loads({p.engine: engine_window(models[p.engine], base_dir) for p in asked.passes})
+    loads, num_known = _measured_loads(asked, known, loads)
+    if num_known:
+        notes.append(f"The mean tokens of a call are as measured in {num_known} of {len(loads)} passes.")
+    about = {"gpu": gpu, "cluster": cluster, "base_dir": base_dir, "known": known}
     options = [
-        stage_pools(asked.passes, models, loads, gpu=gpu, cluster=cluster, base_dir=base_dir, choose=choose)
-        for choose in (smallest_split, fastest_split)
+        stage_pools(asked.passes, models, loads, choose=choose, **about) for choose in (smallest_split, fastest_split)
     ]
     return options if options[0].models != options[1].models else options[:1]
+
+
+def _measured_loads(
+    asked: PlanInput, known: Measurements, loads: Mapping[str, PassLoad]
+) -> tuple[dict[str, PassLoad], int]:
+    """The loads with the mean tokens that the same pass of the same model had before, and of how many passes."""
+    found = {}
+    for p in asked.passes:
+        place = with_absolute_paths(asked.recipe.models[p.engine], asked.base_dir).model
+        if means := known.passes.get((asked.stage, p.name, place)):
+            found[p.name] = replace(loads[p.name], prompt_tokens=means[0], completion_tokens=means[1])
+    return {**loads, **found}, len(found)
 
 
 def _best(options: Sequence[StagePools], planned: Callable[[StagePools], Plan]) -> tuple[StagePools, Plan]:

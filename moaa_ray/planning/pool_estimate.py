@@ -1,7 +1,7 @@
 """What one engine of a recipe's model is expected to take; what is assumed because it is not known is said in notes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moaa_ray.core.gpus import GpuType
@@ -18,6 +18,7 @@ from moaa_ray.core.throughput import (
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
+from moaa_ray.planning.measured import Measured
 from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
@@ -47,11 +48,14 @@ class EngineEstimate:
     size: EngineSize | None = None  # None: not a transformer of known shape
     floor_s: float = 0.0  # seconds per completion below which no number of engines comes
     basis: str = "assumed"  # where the speed is from
+    measured: Measured | None = None
     notes: tuple[str, ...] = ()
 
     def completion_s(self, prompt_tokens: float, out_tokens: float) -> float:
         """Seconds of one engine that is kept full, per completion."""
         model = self.model
+        if self.measured is not None:
+            return self._measured_s(self.measured, prompt_tokens, out_tokens)
         if isinstance(model, FakeModel):
             return out_tokens / model.tokens_per_s if model.tokens_per_s else 0.0
         if isinstance(model, OpenaiModel):
@@ -60,11 +64,32 @@ class EngineEstimate:
             return 0.0
         if self.size is None:
             return UNKNOWN_S
-        if isinstance(model, ClassifierModel):  # one pass over the conversation, whose last token counts as written
+        return self._roofline_s(self.size, prompt_tokens, out_tokens)
+
+    def _measured_s(self, measured: Measured, prompt_tokens: float, out_tokens: float) -> float:
+        """As measured, carried over to these tokens and to full slots.
+
+        An engine of known size has an efficiency: the roofline at the measured mean of tokens and of filled slots over
+        what was measured. Slots that do not slow each other down (endpoints, the fake engine) take as long for a token
+        when all are full. Otherwise nothing is known of fuller slots, and the measured speed stands.
+        """
+        if self.size is not None:
+            then = replace(self.size, concurrency=measured.filled_slots)
+            ideal_s = self._roofline_s(then, measured.prompt_mean, measured.completion_mean)
+            return self._roofline_s(self.size, prompt_tokens, out_tokens) * measured.busy_s / measured.calls / ideal_s
+        is_alone = not isinstance(self.model, VllmModel | ClassifierModel)
+        seconds = measured.slot_s / self.model.concurrency if is_alone else measured.busy_s
+        tokens = measured.completion_tokens
+        return seconds / tokens * out_tokens if tokens else seconds / measured.calls
+
+    def _roofline_s(self, size: EngineSize, prompt_tokens: float, out_tokens: float) -> float:
+        if isinstance(
+            self.model, ClassifierModel
+        ):  # one pass over the conversation, whose last token counts as written
             prompt_tokens, out_tokens = max(0.0, prompt_tokens - 1), 1.0
         if self.is_on_gpu and self.gpu is not None:
-            return gpu_row_s(self.size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
-        return cpu_row_s(self.size, model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+            return gpu_row_s(size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+        return cpu_row_s(size, self.model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
 
 
 def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
@@ -79,6 +104,29 @@ def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: P
         note = f"{name}: calls of {model.function} are assumed to take no time."
         return EngineEstimate(model=model, load_s=0.0, notes=(note,))
     return _loaded(name, model, gpu=gpu, base_dir=base_dir)
+
+
+def with_measured(name: str, estimate: EngineEstimate, measured: Measured | None) -> EngineEstimate:
+    """The estimate of the model section `name` with what earlier runs have measured of such engines, if any have."""
+    if measured is None:
+        return estimate
+    notes = []
+    full = estimate.model.concurrency
+    if measured.filled_slots < full / 2:
+        is_known = estimate.size is not None or not isinstance(estimate.model, VllmModel | ClassifierModel)
+        notes.append(
+            f"{name}: the measured run filled {measured.filled_slots:.1f} of {full} slots of an engine on average; "
+            + ("its speed with full ones is reckoned from that." if is_known else "with full ones it may be faster.")
+        )
+    if isinstance(estimate.model, VllmModel) and estimate.size is None:
+        notes.append(f"{name}: its size is not known here, so memory is not checked.")
+    return replace(
+        estimate,
+        measured=measured,
+        load_s=measured.start_s / measured.num_starts if measured.num_starts else estimate.load_s,
+        basis=f"measured in {', '.join(measured.runs)} ({measured.calls:,} calls)",
+        notes=tuple(notes),
+    )
 
 
 def _loaded(name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:

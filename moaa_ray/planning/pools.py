@@ -10,7 +10,9 @@ from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.errors import ConfigError
-from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine
+from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.measured import Measurements, setup_of
+from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine, with_measured
 from moaa_ray.planning.splitting import Choose, split_model, split_words
 from moaa_ray.settings.models import Model, ReplicaRange
 
@@ -38,11 +40,13 @@ def stage_pools(
     cluster: Cluster,
     base_dir: Path,
     choose: Choose,
+    known: Measurements,
 ) -> StagePools:
     """Runs of passes on the same engine, in line order.
 
     Args: models, the recipe's; loads, what each pass asks of a row, by pass name; choose, how a model is split whose
-    degree is auto. Raises ConfigError, with the sum, when a model fits into no engine.
+    degree is auto; known, what earlier runs have measured. Raises ConfigError, with the sum, when a model fits into no
+    engine.
     """
     chosen: dict[str, Model] = {}
     estimates: dict[str, EngineEstimate] = {}
@@ -51,7 +55,9 @@ def stage_pools(
         chosen[name] = split_model(
             name, models[name], gpu=gpu, cluster=cluster, loads=own, base_dir=base_dir, choose=choose
         )
-        estimates[name] = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
+        estimate = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
+        setup = setup_of(with_absolute_paths(chosen[name], base_dir), cluster if estimate.is_on_gpu else None)
+        estimates[name] = with_measured(name, estimate, known.of(setup))
     specs, row_tokens, told, notes = [], {}, {}, []
     for engine, group in groupby(passes, key=lambda p: p.engine):
         here = [(p.name, loads[p.name]) for p in group]

@@ -46,8 +46,10 @@ def split_model(
     Args: gpu, the type on which every engine must fit (None: there are none); loads, what the passes ask of a row.
     Raises ConfigError, with the sum, where no split of the cluster's GPUs holds it.
     """
-    if not isinstance(model, VllmModel) or model.tensor_parallel != "auto":
+    if not isinstance(model, VllmModel):
         return model
+    if model.tensor_parallel != "auto":
+        return _with(model, *model.split)
     shape = shape_of_model(model.model, base_dir)
     is_on_gpu = uses_gpu(model, gpu)
     size = engine_size(model, shape, base_dir, is_on_gpu=is_on_gpu) if shape else None
