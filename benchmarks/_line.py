@@ -44,6 +44,8 @@ def one_pool(
         num_tickets=len(blocks),
         max_failed=len(rows),
         start_timeout_s=60,
+        hang_after_s=600,
+        restart_after_s=3600,
     )
     return line, blocks
 
@@ -66,6 +68,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
             make_engine=functools.partial(build_engine, model, on_gpu=on_gpu),
             request_timeout_s=600,
             hang_after_s=600,
+            num_slots=model.concurrency,
             on_missing="fail",
         ),
         min_replicas=1,
@@ -74,6 +77,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
         num_gpus=1 if on_gpu else 0,
         spans_nodes=False,
         blocks_in_flight=in_flight,
+        setup={},
     )
 
 

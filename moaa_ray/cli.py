@@ -44,6 +44,10 @@ def plan(
     simulate: Annotated[
         bool, typer.Option(help="Also play the run through: ramp, tails, and a picture of it.")
     ] = False,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option(help="A run of the same models whose speeds count instead of assumptions; may be given again."),
+    ] = None,
     hours_between_losses: Annotated[
         float,
         typer.Option(help="With --simulate: mean hours until an engine is lost, as on spot nodes; 0: never.", min=0),
@@ -57,7 +61,7 @@ def plan(
     loaded = load_to_plan(recipe, overrides or [])
     conditions = Conditions(seed=loaded.recipe.seed, hours_between_losses=hours_between_losses or None)
     simulated = conditions if simulate else None
-    typer.echo(plan_for_cli(loaded, cluster=cluster, num_rows=rows, simulated=simulated))
+    typer.echo(plan_for_cli(loaded, cluster=cluster, num_rows=rows, simulated=simulated, measured=measured or []))
 
 
 @app.command()

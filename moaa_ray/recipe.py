@@ -52,6 +52,10 @@ class PlanConfig(Config):
     """Mean tokens of a completion."""
     gpu_hour_usd: float | None = Field(default=None, ge=0)
     """Price of one GPU-hour in US dollars."""
+    measured: list[str] = Field(default=[], max_length=100)
+    """Directories of earlier runs of the same models, any fsspec URI: their speeds, loading times and tokens take the
+    place of what is assumed. A run with a `limit` of 50 rows is enough. Relative ones count from the current directory,
+    as run_dir does."""
 
 
 class RunConfig(Config):

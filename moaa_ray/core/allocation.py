@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from moaa_ray.core.packing_gpus import Cluster, Demand, packs
+from moaa_ray.core.packing_gpus import Cluster, Demand, Labels, packs
 
 SERVICE_CPUS = 2
 """CPU slots that admission, reading and committing take beside the engines."""
@@ -29,6 +29,7 @@ class PoolSpec:
     max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
     load_s: float = 0.0
     concurrency: int = 64
+    labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 
     def row_s(self, replicas: int) -> float:
@@ -46,11 +47,12 @@ def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list
     counts = [pool.min_replicas for pool in pools]
     if not fits(counts, pools, cluster):
         return []
-    low, high = 0.0, slowest_s(pools, counts)
+    most = [most_replicas(pool, num_rows) for pool in pools]
+    low, high = _bound_s(pools, most, cluster), slowest_s(pools, counts)
     while high - low > 1e-6 * high:
         target = (low + high) / 2
         wanted = [_needed(pool, target) for pool in pools]
-        is_allowed = all(count <= most_replicas(pool, num_rows) for count, pool in zip(wanted, pools, strict=True))
+        is_allowed = all(count <= limit for count, limit in zip(wanted, most, strict=True))
         if is_allowed and slowest_s(pools, wanted) <= target and fits(wanted, pools, cluster):
             counts, high = wanted, slowest_s(pools, wanted)
         else:
@@ -58,9 +60,20 @@ def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list
     while True:
         slowest = max(range(len(pools)), key=lambda i: pools[i].row_s(counts[i]))
         more = [count + (i == slowest) for i, count in enumerate(counts)]
-        if more[slowest] > most_replicas(pools[slowest], num_rows) or not fits(more, pools, cluster):
+        if more[slowest] > most[slowest] or not fits(more, pools, cluster):
             return counts
         counts = more
+
+
+def _bound_s(pools: Sequence[PoolSpec], most: Sequence[int], cluster: Cluster) -> float:
+    """Seconds per row that no numbers of engines undercut: by GPUs, by CPU slots, and by what each pool may have.
+
+    A little less than that, so that a time of exactly so much is still looked at.
+    """
+    gpu_s = sum(pool.seconds_per_row * pool.num_gpus for pool in pools) / max(1, cluster.num_gpus)
+    cpu_s = sum(pool.seconds_per_row * pool.num_cpus for pool in pools) / max(1.0, cluster.num_cpus)
+    alone_s = max(pool.row_s(limit) for pool, limit in zip(pools, most, strict=True))
+    return 0.999 * max(gpu_s, cpu_s, alone_s)
 
 
 def _needed(pool: PoolSpec, row_s: float) -> int:
@@ -84,7 +97,7 @@ def slowest_s(pools: Sequence[PoolSpec], replicas: Sequence[int]) -> float:
 
 def fits(replicas: Sequence[int], pools: Sequence[PoolSpec], cluster: Cluster) -> bool:
     demands = [
-        Demand(num_gpus=pool.num_gpus, num_cpus=pool.num_cpus, count=count)
+        Demand(num_gpus=pool.num_gpus, num_cpus=pool.num_cpus, count=count, labels=pool.labels)
         for pool, count in zip(pools, replicas, strict=True)
     ]
     return packs([*demands, Demand(num_gpus=0, num_cpus=1, count=SERVICE_CPUS)], cluster)

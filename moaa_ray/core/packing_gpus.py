@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+Labels = frozenset[tuple[str, str]]
+"""(key, value) pairs of a node, or those that an engine wants of one."""
+
 CPU_UNIT = 10_000
 """CPU slots are counted in ten-thousandths, as Ray does, so that 0.1 + 0.2 is 0.3."""
 
@@ -22,6 +25,7 @@ class Node:
     num_gpus: int
     num_cpus: float
     gpu: str = ""  # a name of gpus.GPU_TYPES; empty: none, or not known
+    labels: Labels | None = None  # None: not known; then it is taken to have whatever an engine wants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,25 +34,29 @@ class Cluster:
 
     nodes: tuple[Node, ...]
 
-    @property
+    @cached_property
     def num_gpus(self) -> int:
         """GPUs of all nodes."""
         return sum(node.num_gpus for node in self.nodes)
 
-    @property
+    @cached_property
     def num_cpus(self) -> float:
         """CPU slots of all nodes."""
         return sum(node.num_cpus for node in self.nodes)
 
     @cached_property
-    def classes(self) -> Mapping[tuple[int, int], int]:
-        """Nodes by (GPUs, CPU slots in units); counted once, as a plan asks thousands of times whether engines fit."""
-        return Counter((node.num_gpus, _units(node.num_cpus)) for node in self.nodes)
+    def classes(self) -> Mapping["_Class", int]:
+        """Nodes by class; counted once, as a plan asks thousands of times whether engines fit."""
+        return Counter((node.num_gpus, _units(node.num_cpus), node.labels) for node in self.nodes)
 
     @cached_property
     def largest_node(self) -> int:
         """GPUs of the node with most of them."""
         return max((node.num_gpus for node in self.nodes), default=0)
+
+    def labelled(self, labels: Labels) -> "Cluster":
+        """The nodes that have all these labels, or whose labels are not known."""
+        return replace(self, nodes=tuple(node for node in self.nodes if _has(node.labels, labels))) if labels else self
 
     def grown(self, num_gpus: int, num_cpus: float) -> "Cluster":
         """The same cluster with more nodes that hold so many GPUs and CPU slots in all, full nodes first."""
@@ -59,13 +67,18 @@ class Cluster:
         return replace(self, nodes=(*self.nodes, *more))
 
 
-@dataclass(frozen=True, order=True, kw_only=True)
+_Class = tuple[int, int, Labels | None]
+"""Nodes that are alike: free GPUs, free CPU slots in units, labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demand:
     """So many engines that each take these GPUs and CPU slots."""
 
     num_gpus: int
     num_cpus: float
     count: int
+    labels: Labels = frozenset()  # that its nodes must have
 
 
 def packs(demands: Iterable[Demand], cluster: Cluster) -> bool:
@@ -74,17 +87,23 @@ def packs(demands: Iterable[Demand], cluster: Cluster) -> bool:
     An engine with no more GPUs than the largest node must sit on one node; a larger one takes whole empty nodes of the
     largest size, as many as it needs, and its CPU slots on each of them.
     """
-    ordered = sorted(demands, reverse=True)
+    ordered = sorted(demands, key=lambda d: (bool(d.labels), d.num_gpus, d.num_cpus, d.count), reverse=True)
+    if sum(d.num_gpus * d.count for d in ordered) > cluster.num_gpus:
+        return False
     return any(_packs(ordered, cluster, emptiest_first=emptiest_first) for emptiest_first in (False, True))
 
 
 def _packs(demands: Sequence[Demand], cluster: Cluster, *, emptiest_first: bool) -> bool:
-    free, size = Counter(cluster.classes), cluster.largest_node
+    free = dict(cluster.classes)
     for demand in demands:
-        gpus, cpus, count = demand.num_gpus, _units(demand.num_cpus), demand.count
+        size = cluster.largest_node
+        gpus, cpus, count, labels = demand.num_gpus, _units(demand.num_cpus), demand.count, demand.labels
+        if labels:
+            size = max((node[0] for node in cluster.classes if _has(node[2], labels)), default=0)
         if gpus > size > 0:
             gpus, count = size, count * -(-gpus // size)
-        for node in sorted((node for node, num in free.items() if num), reverse=emptiest_first):
+        nodes = [node for node, num in free.items() if num and (not labels or _has(node[2], labels))]
+        for node in sorted(nodes, key=_free_of, reverse=emptiest_first):
             per_node = _per_node(node, gpus, cpus, count)
             if per_node:
                 count -= _take(free, node, gpus, cpus, per_node, count)
@@ -97,21 +116,28 @@ def _units(num_cpus: float) -> int:
     return round(num_cpus * CPU_UNIT)
 
 
-def _per_node(node: tuple[int, int], gpus: int, cpus: int, count: int) -> int:
+def _has(labels: Labels | None, wanted: Labels) -> bool:
+    return labels is None or wanted <= labels
+
+
+def _free_of(node: _Class) -> tuple[int, int]:
+    return node[:2]
+
+
+def _per_node(node: _Class, gpus: int, cpus: int, count: int) -> int:
     """Engines that one node of this class takes, at most count."""
     by_gpus = node[0] // gpus if gpus else count
     by_cpus = node[1] // cpus if cpus else count
     return min(by_gpus, by_cpus, count)
 
 
-def _take(
-    free: Counter[tuple[int, int]], node: tuple[int, int], gpus: int, cpus: int, per_node: int, count: int
-) -> int:
+def _take(free: dict[_Class, int], node: _Class, gpus: int, cpus: int, per_node: int, count: int) -> int:
     """Put engines on nodes of one class: as many full ones as there are, then one partly; return how many engines."""
     full = min(free[node], count // per_node)
     rest = count - full * per_node if free[node] > full else 0
     for engines, num_nodes in ((per_node, full), (rest, 1 if rest else 0)):
         if num_nodes:
             free[node] -= num_nodes
-            free[node[0] - engines * gpus, node[1] - engines * cpus] += num_nodes
+            rest_of = (node[0] - engines * gpus, node[1] - engines * cpus, node[2])
+            free[rest_of] = free.get(rest_of, 0) + num_nodes
     return full * per_node + rest

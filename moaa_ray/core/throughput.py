@@ -30,7 +30,7 @@ class EngineSize:
     bytes_per_weight: float
     kv_bytes_per_value: float
     context_window: int
-    concurrency: int
+    concurrency: float  # requests side by side
     num_gpus: int = 1
     tensor_parallel: int = 1
     gpu_memory_fraction: float = 0.92
@@ -42,26 +42,45 @@ class EngineSize:
 
     def kv_room_bytes(self, gpu: GpuType) -> float:
         """Bytes that all GPUs of the engine have left for the KV cache; negative when the weights do not fit."""
-        per_gpu = gpu.memory_bytes * self.gpu_memory_fraction - RESERVE_BYTES
-        return self.num_gpus * per_gpu - self.shape.weight_bytes(self.bytes_per_weight)
+        return self.num_gpus * gpu_bytes(self, gpu) - self.shape.weight_bytes(self.bytes_per_weight)
+
+    def fits(self, gpu: GpuType) -> bool:
+        """Whether the weights and one full context window fit."""
+        return self.kv_room_bytes(gpu) >= self.kv_bytes_per_token * self.context_window
+
+
+def gpu_bytes(engine: EngineSize, gpu: GpuType) -> float:
+    """Bytes of one GPU for weights and KV cache."""
+    return gpu.memory_bytes * engine.gpu_memory_fraction - RESERVE_BYTES
+
+
+def needed_gpus(engine: EngineSize, gpu: GpuType) -> int:
+    """The fewest GPUs whose memory holds the weights and one full context window."""
+    weights = engine.shape.weight_bytes(engine.bytes_per_weight)
+    return ceil((weights + engine.kv_bytes_per_token * engine.context_window) / gpu_bytes(engine, gpu))
+
+
+def memory_sum(engine: EngineSize) -> str:
+    """What the engine must hold at least, in words."""
+    weights = engine.shape.weight_bytes(engine.bytes_per_weight)
+    window = engine.kv_bytes_per_token * engine.context_window
+    return (
+        f"{weights / 1e9:.1f} GB of weights + {window / 1e9:.1f} GB of KV cache for one context window "
+        f"of {engine.context_window:,} tokens = {(weights + window) / 1e9:.1f} GB"
+    )
 
 
 def check_memory(name: str, engine: EngineSize, gpu: GpuType) -> None:
     """Raise ConfigError, with the sum and the smallest size that fits, unless one full context window fits."""
-    weights = engine.shape.weight_bytes(engine.bytes_per_weight)
-    window = engine.kv_bytes_per_token * engine.context_window
-    if engine.kv_room_bytes(gpu) >= window:
+    if engine.fits(gpu):
         return
-    per_gpu = gpu.memory_bytes * engine.gpu_memory_fraction - RESERVE_BYTES
-    needed = ceil((weights + window) / per_gpu)
+    per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(engine, gpu)
     fits = next((size for size in (1, 2, 4, 8, 16, 32, 64) if size >= needed and size > engine.num_gpus), None)
     way_out = f"set tensor_parallel: {fits}" if fits else "use a GPU with more memory"
     if fits and fits > gpu.gpus_per_node:
         way_out = f"set tensor_parallel: {gpu.gpus_per_node} and pipeline_parallel: {fits // gpu.gpus_per_node}"
     raise ConfigError(
-        f"models.{name}: {weights / 1e9:.1f} GB of weights + {window / 1e9:.1f} GB of KV cache for one context window "
-        f"of {engine.context_window:,} tokens = {(weights + window) / 1e9:.1f} GB, but {engine.num_gpus} x "
-        f"{gpu.name} have "
+        f"models.{name}: {memory_sum(engine)}, but {engine.num_gpus} x {gpu.name} have "
         f"{engine.num_gpus * per_gpu / 1e9:.1f} GB (gpu_memory_fraction {engine.gpu_memory_fraction:g} of "
         f"{gpu.memory_bytes / 1e9:g} GB - {RESERVE_BYTES / 1e9:g} GB for activations, each); {way_out}, "
         "or quantise (quantization: fp8), or lower context_window"

@@ -60,7 +60,7 @@ class VllmEngine:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(self._config.num_cpus))))
-            if self._config.tensor_parallel * self._config.pipeline_parallel == 1:
+            if self._config.num_gpus == 1:
                 # The model then runs in the engine core's process (which stays a child of its own). With the
                 # executor that vLLM takes on CPUs otherwise, core and model spin on shared memory in two
                 # processes: twice the CPU time a token and one interpreter more to load (measured, 2 cores).
@@ -84,6 +84,7 @@ class VllmEngine:
 
     def _engine_args(self, folder: str) -> dict:
         config = self._config
+        tensor_parallel, pipeline_parallel = config.split
         args = {
             "model": folder,
             "revision": config.revision or None,
@@ -91,8 +92,8 @@ class VllmEngine:
             "max_model_len": config.context_window,
             "dtype": config.dtype,
             "quantization": config.quantization,
-            "tensor_parallel_size": config.tensor_parallel,
-            "pipeline_parallel_size": config.pipeline_parallel,
+            "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
             "max_num_seqs": config.concurrency,
             "enable_prefix_caching": True,
             "disable_log_stats": True,

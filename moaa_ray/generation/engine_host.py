@@ -7,13 +7,13 @@ that were with it restart it once. What the rows do next is the worker's busines
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from moaa_ray.core.passes import CannotAskError
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
-from moaa_ray.generation.host_stats import HostStats
+from moaa_ray.generation.host_stats import HostStats, SlotClock
 from moaa_ray.types import Answer, Completion, Failure, Message, Request
 
 _START_ATTEMPTS, _MAX_DEATHS_IN_A_ROW = 2, 20
@@ -44,6 +44,7 @@ class EngineHost:
         request_timeout_s: float,
         hang_after_s: float,
         keep_trying: bool,
+        num_slots: int,
     ):
         self._make_engine = make_engine
         self._on_death = on_death
@@ -56,11 +57,12 @@ class EngineHost:
         self._open: set[asyncio.Task] = set()
         self._lost: dict[asyncio.Task, str] = {}
         self._latencies_s: deque[float] = deque(maxlen=1000)
-        self._last_progress = self._busy_since = self._up_since = 0.0
+        self._last_progress = self._up_since = 0.0
+        self._clock = SlotClock(num_slots)
         self._watcher: asyncio.Task | None = None
         self._how_it_died = ""
         self._deaths_in_a_row = 0
-        self._stats = HostStats()
+        self.counts = HostStats()  # the worker adds what never reaches the engine, and the passes
         self.generation = 0
 
     @property
@@ -105,7 +107,7 @@ class EngineHost:
         attempt = 0
         while True:
             attempt += 1
-            self._stats.state = "starting"
+            self.counts.state = "starting"
             began = time.monotonic()
             engine = self._make_engine()
             try:
@@ -118,17 +120,18 @@ class EngineHost:
                 is_final = attempt >= _START_ATTEMPTS and not self._keep_trying
             await _quietly_stop(engine)
             if is_final:
-                self._stats.state = "missing"
+                self.counts.state = "missing"
                 self._missing = last
                 raise EngineMissingError(last)
-            self._stats.state = f"retrying: {last[:120]}"
+            self.counts.state = f"retrying: {last[:120]}"
             await asyncio.sleep(min(60.0, 2.0 ** min(attempt, 6)))
         self._engine = engine
         self.generation += 1
         self._how_it_died = ""
         now = time.monotonic()
-        self._stats.start_s += now - began
-        self._stats.state = "up"
+        self.counts.start_s += now - began
+        self.counts.num_starts += 1
+        self.counts.state = "up"
         self._up_since = self._last_progress = now
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._watch())
@@ -136,13 +139,13 @@ class EngineHost:
     async def _bury_engine(self) -> None:
         engine, self._engine = self._engine, None
         assert engine is not None
-        self._stats.up_s += time.monotonic() - self._up_since
-        self._stats.deaths += 1
+        self.counts.up_s += time.monotonic() - self._up_since
+        self.counts.deaths += 1
         self._deaths_in_a_row += 1
         await _quietly_stop(engine)
         if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW:
             self._missing = f"it {self._how_it_died} {self._deaths_in_a_row} times without one answer between"
-            self._stats.state = "missing"
+            self.counts.state = "missing"
             raise EngineMissingError(self._missing)
 
     async def answer(self, request: Request) -> Answer:
@@ -153,8 +156,9 @@ class EngineHost:
         cancels_before = task.cancelling()
         began = time.monotonic()
         if not self._open:
-            self._busy_since = self._last_progress = began
+            self._last_progress = began
         self._open.add(task)
+        self._clock.set(len(self._open), began)
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 completion = await engine.generate(request)
@@ -177,25 +181,20 @@ class EngineHost:
             if self._lost.pop(task, ""):
                 task.uncancel()  # the engine kept the cancellation to itself
             ended = time.monotonic()
-            if not self._open:
-                self._stats.busy_s += ended - self._busy_since
+            self._clock.set(len(self._open), ended)
         self._count(answer, ended - began)
         return answer
 
     def _count(self, answer: Answer, latency_s: float) -> None:
-        self._stats.calls += 1
+        self.counts.calls += 1
         if not (isinstance(answer, Failure) and answer.reason == "timeout"):
             self._last_progress = time.monotonic()  # a timeout is none: the engine said nothing
         if isinstance(answer, Completion):
             self._deaths_in_a_row = 0
             self._latencies_s.append(latency_s)
-            self._stats.add_tokens(answer)
+            self.counts.add_tokens(answer)
         else:
-            self._stats.failures[answer.reason] += 1
-
-    def count_failure(self, reason: str) -> None:
-        """Count a failure that never reached the engine."""
-        self._stats.failures[reason] += 1
+            self.counts.failures[answer.reason] += 1
 
     async def _watch(self) -> None:
         """Declare the engine hung when requests are open and none has ended for too long."""
@@ -223,9 +222,10 @@ class EngineHost:
     def stats(self) -> HostStats:
         """A copy of the counters, brought up to now."""
         now = time.monotonic()
-        stats = HostStats(**{**self._stats.__dict__, "failures": Counter(self._stats.failures)})
+        self._clock.set(len(self._open), now)
+        stats = self.counts.copy()
         stats.open_requests = len(self._open)
-        stats.busy_s += now - self._busy_since if self._open else 0.0
+        stats.busy_s, stats.slot_s = self._clock.busy_s, self._clock.slot_s
         stats.up_s += now - self._up_since if self._engine is not None else 0.0
         return stats
 
@@ -235,7 +235,7 @@ class EngineHost:
             self._watcher.cancel()
         engine, self._engine = self._engine, None
         if engine is not None:
-            self._stats.up_s += time.monotonic() - self._up_since
+            self.counts.up_s += time.monotonic() - self._up_since
             await _quietly_stop(engine)
 
 

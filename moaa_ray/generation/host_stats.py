@@ -1,12 +1,38 @@
 """What an engine's host counts, and signs of its life; the numbers behind the progress display and the summary."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from moaa_ray.types import Completion
+from moaa_ray.types import Answer, Completion
 
 GONE = "gone"
 """The state of an engine whose worker process is dead: its counts are kept, and it is none of the pool's engines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTokens:
+    """What the completions of one pass have read and written; failures are not in it."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "PassTokens") -> "PassTokens":
+        return PassTokens(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+def sum_of_passes(tokens: Iterable[dict[str, PassTokens]]) -> dict[str, PassTokens]:
+    """The sums of several engines or starts, by pass."""
+    total: dict[str, PassTokens] = {}
+    for each in tokens:
+        for name, counted in each.items():
+            total[name] = total.get(name, PassTokens()) + counted
+    return total
 
 
 @dataclass
@@ -18,9 +44,14 @@ class HostStats:
     cached_tokens: int = 0
     completion_tokens: int = 0
     failures: Counter = field(default_factory=Counter)
+    passes: dict[str, PassTokens] = field(default_factory=dict)
     busy_s: float = 0.0
+    """With at least one request."""
+    slot_s: float = 0.0
+    """Summed over the slots that had a request; slot_s / busy_s is how many had one on average while it was busy."""
     up_s: float = 0.0
     start_s: float = 0.0
+    num_starts: int = 0
     deaths: int = 0
     open_requests: int = 0
     state: str = "waiting"
@@ -30,6 +61,36 @@ class HostStats:
         self.prompt_tokens += answer.prompt_tokens
         self.cached_tokens += answer.cached_tokens
         self.completion_tokens += answer.completion_tokens
+
+    def add_pass(self, name: str, answers: Iterable[Answer]) -> None:
+        """Count the completions among these as those of the pass."""
+        for answer in answers:
+            if isinstance(answer, Completion):
+                more = PassTokens(
+                    calls=1, prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens
+                )
+                self.passes[name] = self.passes.get(name, PassTokens()) + more
+
+    def copy(self) -> "HostStats":
+        """The same numbers, which later counting leaves alone."""
+        return replace(self, failures=Counter(self.failures), passes=dict(self.passes))
+
+
+class SlotClock:
+    """Adds up how long an engine has requests, and how many of its slots they fill."""
+
+    def __init__(self, num_slots: int):
+        self._num_slots = num_slots
+        self._num_open = 0
+        self._since = 0.0
+        self.busy_s = self.slot_s = 0.0
+
+    def set(self, num_open: int, now: float) -> None:
+        """From now on so many requests are open; the time until now counts with the number before."""
+        if self._num_open:
+            self.busy_s += now - self._since
+            self.slot_s += min(self._num_open, self._num_slots) * (now - self._since)
+        self._num_open, self._since = num_open, now
 
 
 @dataclass(frozen=True, kw_only=True)

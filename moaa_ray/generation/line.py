@@ -4,9 +4,9 @@ No fan-out, no join, no barrier: every pool works on different blocks at the sam
 carries all its answers along. This file only arranges; the work is in worker.py and ends.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -38,6 +38,8 @@ class Pool:
     num_gpus: int
     spans_nodes: bool
     blocks_in_flight: int
+    setup: Mapping[str, Any]
+    """What decides the speed of its engines; kept with the figures of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

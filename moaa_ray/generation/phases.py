@@ -49,7 +49,7 @@ def run_stage(run: StageRun) -> None:
         for turn in range(num_turns) if len(plan.phases) > 1 else [None]:
             for index, phase in enumerate(plan.phases):
                 part = "" if len(plan.phases) == 1 else f" phase {index + 1}/{len(plan.phases)}"
-                pools = line_pools(run.plan, phase, run.work.passes, cluster, on_missing=run.on_missing)
+                pools = line_pools(run.plan, plan, phase, run.work.passes, on_missing=run.on_missing)
                 _run_phase(run, phase, pools, turn, title=f"{plan.stage}{part}")
 
 
@@ -175,5 +175,6 @@ def _pool_summaries(run: StageRun, line: Line, snapshot: Snapshot) -> list[PoolS
     for pool, facts in zip(line.pools, snapshot.pools, strict=True):
         tokens_usd = recipe.models[pool.work.passes[0].engine].price_per_million_tokens
         prices = {"gpu_hour_usd": recipe.plan.gpu_hour_usd, "million_tokens_usd": tokens_usd}
-        found.append(pool_summary(facts, num_gpus=pool.num_gpus, **prices))
+        num_slots = pool.work.num_slots
+        found.append(pool_summary(facts, num_gpus=pool.num_gpus, num_slots=num_slots, setup=pool.setup, **prices))
     return found

@@ -14,7 +14,8 @@ from moaa_ray.engines.build import build_engine
 from moaa_ray.generation.line import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.model_folders import with_absolute_paths
-from moaa_ray.planning.planner import PlanInput
+from moaa_ray.planning.measured import setup_of
+from moaa_ray.planning.planner import PlanInput, StagePlan
 from moaa_ray.settings.models import Model, ReplicaRange
 
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
@@ -40,15 +41,15 @@ def ray_cluster(cpu_slots: float, *, is_local: bool) -> Cluster:
 
 
 def line_pools(
-    plan: PlanInput, phase: Phase, passes: Sequence[Pass], cluster: Cluster, *, on_missing: str = "fail"
+    asked: PlanInput, plan: StagePlan, phase: Phase, passes: Sequence[Pass], *, on_missing: str = "fail"
 ) -> list[Pool]:
-    """The pools of one phase, in line order."""
-    return [_pool(plan, planned, passes, cluster, on_missing) for planned in phase.pools]
+    """The pools of one phase of the plan, in line order."""
+    return [_pool(asked, plan, planned, passes, on_missing) for planned in phase.pools]
 
 
-def _pool(plan: PlanInput, planned: PlannedPool, passes: Sequence[Pass], cluster: Cluster, on_missing: str) -> Pool:
+def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Sequence[Pass], on_missing: str) -> Pool:
     spec = planned.spec
-    model = with_absolute_paths(plan.recipe.models[spec.engine], plan.base_dir)
+    model = with_absolute_paths(plan.models[spec.engine], asked.base_dir)
     on_gpu = spec.num_gpus > 0
     most = max(model.replicas.max if isinstance(model.replicas, ReplicaRange) else 1, planned.replicas)
     work = PoolWork(
@@ -56,7 +57,8 @@ def _pool(plan: PlanInput, planned: PlannedPool, passes: Sequence[Pass], cluster
         passes=tuple(p for p in passes if p.name in spec.passes),
         make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / most),
         request_timeout_s=_whole_request_s(model),
-        hang_after_s=math.inf if model.engine == "openai" else plan.settings.hang_after_s,
+        hang_after_s=math.inf if model.engine == "openai" else asked.settings.hang_after_s,
+        num_slots=model.concurrency,
         on_missing=on_missing,
     )
     return Pool(
@@ -65,8 +67,9 @@ def _pool(plan: PlanInput, planned: PlannedPool, passes: Sequence[Pass], cluster
         max_replicas=most,
         num_cpus=model.num_cpus,
         num_gpus=spec.num_gpus,
-        spans_nodes=spec.num_gpus > max(cluster.largest_node, 1),
+        spans_nodes=spec.num_gpus > max(plan.cluster.largest_node, 1),
         blocks_in_flight=planned.blocks_in_flight,
+        setup=setup_of(model, plan.cluster if on_gpu else None),
     )
 
 

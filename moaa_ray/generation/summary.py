@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from moaa_ray.generation.coordinator import PoolSnapshot
+from moaa_ray.generation.host_stats import PassTokens, sum_of_passes
 from moaa_ray.generation.progress import busy_fraction, duration
 
 
@@ -23,6 +25,17 @@ class PoolSummary:
     deaths: int
     failures: Mapping[str, int]
     busy_s: float = 0.0
+    """With at least one request."""
+    slot_s: float = 0.0
+    """Summed over the slots that had a request."""
+    num_slots: int = 0
+    """Requests that one engine works on at a time."""
+    start_s: float = 0.0
+    num_starts: int = 0
+    passes: Mapping[str, PassTokens] = field(default_factory=dict)
+    """Completions and their tokens by pass."""
+    setup: Mapping[str, Any] = field(default_factory=dict)
+    """What decides an engine's speed: the model, how it is split, the GPU type. Empty: several kinds, or not noted."""
     cached_tokens: int = 0
     """Of prompt_tokens, those that the engine had read before for another request."""
     cost_usd: float | None = None
@@ -84,6 +97,8 @@ def pool_summary(
     pool: PoolSnapshot,
     *,
     num_gpus: int,
+    num_slots: int = 0,
+    setup: Mapping[str, Any] | None = None,
     gpu_hour_usd: float | None = None,
     million_tokens_usd: float | None = None,
 ) -> PoolSummary:
@@ -109,6 +124,12 @@ def pool_summary(
         completion_tokens=tokens,
         tokens_per_s=tokens / max(1e-9, sum(s.busy_s for s in stats)),
         busy_s=sum(s.busy_s for s in stats),
+        slot_s=sum(s.slot_s for s in stats),
+        num_slots=num_slots,
+        start_s=sum(s.start_s for s in stats),
+        num_starts=sum(s.num_starts for s in stats),
+        passes=sum_of_passes(s.passes for s in stats),
+        setup=setup or {},
         busy_fraction=busy_fraction(pool),
         engine_s=engine_s,
         gpu_s=engine_s * num_gpus,

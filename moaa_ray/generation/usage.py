@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from moaa_ray.data.store import Store
+from moaa_ray.generation.host_stats import PassTokens, sum_of_passes
 from moaa_ray.generation.summary import PoolSummary
 
 
@@ -23,7 +24,8 @@ def total_usage(store: Store, stage: str) -> list[PoolSummary]:
     by_name: dict[str, list[PoolSummary]] = {}
     for path in sorted(store.list(_folder(stage))):
         for record in json.loads(store.read(path)):
-            pool = PoolSummary(**record)
+            passes = {name: PassTokens(**tokens) for name, tokens in record.get("passes", {}).items()}
+            pool = PoolSummary(**{**record, "passes": passes})
             by_name.setdefault(pool.name, []).append(pool)
     return [_sum(pools) for pools in by_name.values()]
 
@@ -43,6 +45,12 @@ def _sum(pools: list[PoolSummary]) -> PoolSummary:
         cached_tokens=sum(pool.cached_tokens for pool in pools),
         completion_tokens=tokens,
         busy_s=busy_s,
+        slot_s=sum(pool.slot_s for pool in pools),
+        num_slots=max(pool.num_slots for pool in pools),
+        start_s=sum(pool.start_s for pool in pools),
+        num_starts=sum(pool.num_starts for pool in pools),
+        passes=sum_of_passes(dict(pool.passes) for pool in pools),
+        setup=pools[0].setup if all(pool.setup == pools[0].setup for pool in pools) else {},
         tokens_per_s=tokens / max(1e-9, busy_s),
         busy_fraction=sum(pool.busy_fraction * pool.engine_s for pool in pools) / max(1e-9, engine_s),
         engine_s=engine_s,

@@ -34,6 +34,7 @@ class PoolWork:
     make_engine: Callable[[], Engine]
     request_timeout_s: float
     hang_after_s: float
+    num_slots: int  # requests that one engine works on at a time
     on_missing: str  # fail | continue | wait
 
 
@@ -52,6 +53,7 @@ class PassWorker:
             request_timeout_s=work.request_timeout_s,
             hang_after_s=work.hang_after_s,
             keep_trying=work.on_missing == "wait",
+            num_slots=work.num_slots,
         )
         self._gate = Gate()
         self._me = ray.get_runtime_context().get_actor_id()
@@ -155,6 +157,7 @@ class PassWorker:
                 answers: list[Answer] = [await self._host.answer(requests[0])]
             else:
                 answers = await asyncio.gather(*(self._host.answer(request) for request in requests))
+            self._host.counts.add_pass(p.name, answers)
             row = p.fold(row, {request.id: answer for request, answer in zip(requests, answers, strict=True)})
         return row
 
@@ -165,7 +168,7 @@ class PassWorker:
             await self._coordinator.stop.remote(f"pool {self._work.name}: its engine cannot start: {error}")
             return replace(row, status="failed", reason=f"{self._work.name}: {ENGINE_MISSING}: {error}")
         failure = Failure(reason=ENGINE_MISSING, detail=str(error))
-        self._host.count_failure(ENGINE_MISSING)
+        self._host.counts.failures[ENGINE_MISSING] += 1
         for p in self._work.passes:
             row = p.fold(row, p.all_failed(row, failure))
         return row

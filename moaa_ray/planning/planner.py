@@ -1,26 +1,29 @@
 """From the passes of a stage and a cluster to its plan: pools, replicas, phases, tokens, time, cost.
 
 Reads config.json of local model folders and the built-in table of published shapes; no network, no Ray, no torch. How
-pools are built stands here, what one engine takes in pool_estimate.py, the search in core/planning.py, the text in
-text.py.
+pools are built stands in pools.py, over how many GPUs a model is split in splitting.py, what one engine takes in
+pool_estimate.py, the search in core/planning.py, the text in text.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
 from pathlib import Path
 
 from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec
-from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, Plan, plan_line
 from moaa_ray.errors import ConfigError
-from moaa_ray.planning.pool_estimate import PassLoad, estimate_engine
+from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.measured import Measurements, read_measurements
+from moaa_ray.planning.pool_estimate import PassLoad, engine_window
+from moaa_ray.planning.pools import StagePools, least_replicas, stage_pools, weakest_gpu
+from moaa_ray.planning.splitting import fastest_split, smallest_split
 from moaa_ray.recipe import Run
 from moaa_ray.settings.inference import InferenceConfig
-from moaa_ray.settings.models import Model, ReplicaRange, VllmModel
+from moaa_ray.settings.models import Model
 
 ASSUMED_ROWS = 10_000
 """Rows that a plan is made for when their number is not known yet."""
@@ -33,9 +36,12 @@ class StagePlan:
     stage: str
     line: Plan
     cluster: Cluster
+    models: Mapping[str, Model]
+    """The models that it asks, with the numbers that the planner has chosen for them."""
     num_rows: int
     mean_turns: float
     pool_tokens: dict[str, float]  # prompt and completion tokens over all rows, by pool name
+    told: Mapping[str, str]  # how an engine is split and where its speed is from, by pool name
     cost_usd: float | None  # None: no price in the recipe
     limit: str  # what limits the makespan, and what one more engine there would bring
     notes: tuple[str, ...]
@@ -67,7 +73,7 @@ class PlanInput:
     def cpu_slots(self) -> float:
         """CPU slots that a local cluster needs for the least engines of every pool, admission and commit included."""
         pools = [self.recipe.models[engine] for engine, _ in groupby(p.engine for p in self.passes)]
-        return SERVICE_CPUS + sum(_least_replicas(model) * model.num_cpus for model in pools)
+        return SERVICE_CPUS + sum(least_replicas(model) * model.num_cpus for model in pools)
 
 
 def plan_stage(
@@ -89,12 +95,11 @@ def plan_stage(
         notes.append(f"The number of rows is not known: the figures are for {ASSUMED_ROWS:,} rows.")
     rows = ASSUMED_ROWS if num_rows is None else num_rows
     row_turns = max(1, round(rows * mean_turns))
-    pools, tokens = _pools(asked, cluster, notes)
     size = asked.settings.block_rows
 
-    def planned(on: Cluster) -> Plan:
+    def planned(pools: StagePools, on: Cluster) -> Plan:
         return plan_line(
-            pools,
+            pools.specs,
             on,
             num_rows=row_turns,
             num_rounds=num_turns or ceil(mean_turns),
@@ -102,92 +107,63 @@ def plan_stage(
             fixed_block_rows=None if size == "auto" else size,
         )
 
-    line = planned(cluster)
-    pool_tokens = {pool.name: row_turns * tokens[pool.name] for pool in pools}
+    pools, line = _best(_options(asked, cluster, notes), lambda option: planned(option, cluster))
+    pool_tokens = {name: row_turns * tokens for name, tokens in pools.row_tokens.items()}
     return StagePlan(
         stage=asked.stage,
         line=line,
         cluster=cluster,
+        models=pools.models,
         num_rows=rows,
         mean_turns=mean_turns,
         pool_tokens=pool_tokens,
-        cost_usd=_cost_usd(asked.recipe, pools, pool_tokens, cluster.num_gpus * line.makespan_s / 3600),
-        limit=_limit(line, cluster, planned),
-        notes=(*dict.fromkeys([*notes, *_copies(line)]),),
+        told=pools.told,
+        cost_usd=_cost_usd(asked.recipe, pools.specs, pool_tokens, cluster.num_gpus * line.makespan_s / 3600),
+        limit=_limit(line, cluster, lambda on: planned(pools, on)),
+        notes=(*dict.fromkeys([*notes, *pools.notes, *_copies(line)]),),
     )
 
 
-def _pools(asked: PlanInput, cluster: Cluster, notes: list[str]) -> tuple[list[PoolSpec], dict[str, float]]:
-    """Runs of passes on the same engine, in line order, and the expected tokens of one row in each."""
-    gpu = weakest_gpu(cluster, notes)
+def _options(asked: PlanInput, cluster: Cluster, notes: list[str]) -> list[StagePools]:
+    """The pools with models over the fewest GPUs that fit and, where it differs, over as many as is fastest per GPU."""
+    gpu, base_dir = weakest_gpu(cluster, notes), Path(asked.base_dir)
     models = asked.recipe.models
-    estimates = {
-        name: estimate_engine(name, models[name], gpu=gpu, base_dir=Path(asked.base_dir))
-        for name in dict.fromkeys(p.engine for p in asked.passes)
-    }
-    loads = asked.loads({name: e.window for name, e in estimates.items()})
-    pools, tokens = [], {}
-    for engine, group in groupby(asked.passes, key=lambda p: p.engine):
-        own: Sequence[Pass] = list(group)
-        model, estimate = models[engine], estimates[engine]
-        notes.extend(estimate.notes)
-        num_gpus = model.num_gpus if estimate.is_on_gpu else 0
-        least, most = _replica_range(model)
-        loads_here = [loads[p.name] for p in own]
-        pools.append(
-            PoolSpec(
-                name="+".join(p.name for p in own),
-                engine=engine,
-                passes=tuple(p.name for p in own),
-                num_gpus=num_gpus,
-                num_cpus=model.num_cpus,
-                seconds_per_row=sum(
-                    load.num_requests * estimate.completion_s(load.prompt_tokens, load.completion_tokens)
-                    for load in loads_here
-                ),
-                floor_s_per_row=sum(load.num_requests * estimate.floor_s for load in loads_here),
-                min_replicas=least,
-                max_replicas=most,
-                load_s=estimate.load_s,
-                concurrency=max(1, round(model.concurrency / max(load.num_requests for load in loads_here))),
-                shape=_shape_words(model) if num_gpus else "",
-            )
-        )
-        tokens[pools[-1].name] = sum(
-            load.num_requests * (load.prompt_tokens + load.completion_tokens) for load in loads_here
-        )
-    return pools, tokens
+    known = read_measurements(asked.recipe.plan.measured)
+    loads = asked.loads({p.engine: engine_window(models[p.engine], base_dir) for p in asked.passes})
+    loads, num_known = _measured_loads(asked, known, loads)
+    if num_known:
+        notes.append(f"The mean tokens of a call are as measured in {num_known} of {len(loads)} passes.")
+    about = {"gpu": gpu, "cluster": cluster, "base_dir": base_dir, "known": known}
+    options = [
+        stage_pools(asked.passes, models, loads, choose=choose, **about) for choose in (smallest_split, fastest_split)
+    ]
+    return options if options[0].models != options[1].models else options[:1]
 
 
-def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
-    """The GPU with the least memory, on which every engine must fit; None without GPUs."""
-    names = {node.gpu for node in cluster.nodes if node.num_gpus}
-    if not names:
-        return None
-    known = []
-    for name in sorted(names):
+def _measured_loads(
+    asked: PlanInput, known: Measurements, loads: Mapping[str, PassLoad]
+) -> tuple[dict[str, PassLoad], int]:
+    """The loads with the mean tokens that the same pass of the same model had before, and of how many passes."""
+    found = {}
+    for p in asked.passes:
+        place = with_absolute_paths(asked.recipe.models[p.engine], asked.base_dir).model
+        if means := known.passes.get((asked.stage, p.name, place)):
+            found[p.name] = replace(loads[p.name], prompt_tokens=means[0], completion_tokens=means[1])
+    return {**loads, **found}, len(found)
+
+
+def _best(options: Sequence[StagePools], planned: Callable[[StagePools], Plan]) -> tuple[StagePools, Plan]:
+    """The option with the shorter plan, the first of equals; its ConfigError where none fits on the cluster."""
+    lines: list[tuple[StagePools, Plan]] = []
+    refused: list[ConfigError] = []
+    for option in options:
         try:
-            known.append(gpu_type(name))
-        except ConfigError:
-            notes.append(
-                f"GPU type {name or '(not told)'} is not known here: its speed and memory count as A100-80G's."
-            )
-            known.append(GPU_TYPES["A100-80G"])
-    if len(names) > 1:
-        notes.append(f"Several GPU types ({', '.join(sorted(names))}): every engine is planned as on the smallest.")
-    return min(known, key=lambda gpu: (gpu.memory_bytes, gpu.bf16_flops))
-
-
-def _replica_range(model: Model) -> tuple[int, int | None]:
-    if isinstance(model.replicas, ReplicaRange):
-        return model.replicas.min, model.replicas.max
-    return (1, None) if model.replicas == "auto" else (model.replicas, model.replicas)
-
-
-def _shape_words(model: Model) -> str:
-    if not isinstance(model, VllmModel):
-        return ""
-    return f"tensor_parallel {model.tensor_parallel} x pipeline_parallel {model.pipeline_parallel}"
+            lines.append((option, planned(option)))
+        except ConfigError as error:
+            refused.append(error)
+    if not lines:
+        raise refused[0]
+    return min(lines, key=lambda pair: pair[1].makespan_s)
 
 
 def _cost_usd(recipe: Run, pools: Sequence[PoolSpec], tokens: dict[str, float], gpu_hours: float) -> float | None:
@@ -235,9 +211,3 @@ def _copies(line: Plan) -> list[str]:
                 f"{engine} stands in {len(uses)} pools: {places}; {cost}. Neighbouring passes would share one."
             )
     return notes
-
-
-def _least_replicas(model: Model) -> int:
-    if isinstance(model.replicas, ReplicaRange):
-        return model.replicas.min
-    return model.replicas if isinstance(model.replicas, int) else 1

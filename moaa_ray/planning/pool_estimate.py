@@ -1,7 +1,7 @@
 """What one engine of a recipe's model is expected to take; what is assumed because it is not known is said in notes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moaa_ray.core.gpus import GpuType
@@ -18,7 +18,8 @@ from moaa_ray.core.throughput import (
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
-from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel
+from moaa_ray.planning.measured import Measured
+from moaa_ray.settings.models import ClassifierModel, FakeModel, Model, OpenaiModel, RuleModel, VllmModel, WeightsModel
 
 DISK_BYTES_PER_S, START_S = 1.0e9, 30.0
 """Speed at which one node reads weights, and the rest of an engine's start; assumptions."""
@@ -41,17 +42,20 @@ class EngineEstimate:
     """One engine of a model."""
 
     model: Model
-    window: int | None  # tokens; None: not known
     load_s: float
     is_on_gpu: bool = False
     gpu: GpuType | None = None
     size: EngineSize | None = None  # None: not a transformer of known shape
     floor_s: float = 0.0  # seconds per completion below which no number of engines comes
+    basis: str = "assumed"  # where the speed is from
+    measured: Measured | None = None
     notes: tuple[str, ...] = ()
 
     def completion_s(self, prompt_tokens: float, out_tokens: float) -> float:
         """Seconds of one engine that is kept full, per completion."""
         model = self.model
+        if self.measured is not None:
+            return self._measured_s(self.measured, prompt_tokens, out_tokens)
         if isinstance(model, FakeModel):
             return out_tokens / model.tokens_per_s if model.tokens_per_s else 0.0
         if isinstance(model, OpenaiModel):
@@ -60,44 +64,83 @@ class EngineEstimate:
             return 0.0
         if self.size is None:
             return UNKNOWN_S
-        if isinstance(model, ClassifierModel):  # one pass over the conversation, whose last token counts as written
+        return self._roofline_s(self.size, prompt_tokens, out_tokens)
+
+    def _measured_s(self, measured: Measured, prompt_tokens: float, out_tokens: float) -> float:
+        """As measured, carried over to these tokens and to full slots.
+
+        An engine of known size has an efficiency: the roofline at the measured mean of tokens and of filled slots over
+        what was measured. Slots that do not slow each other down (endpoints, the fake engine) take as long for a token
+        when all are full. Otherwise nothing is known of fuller slots, and the measured speed stands.
+        """
+        if self.size is not None:
+            then = replace(self.size, concurrency=measured.filled_slots)
+            ideal_s = self._roofline_s(then, measured.prompt_mean, measured.completion_mean)
+            return self._roofline_s(self.size, prompt_tokens, out_tokens) * measured.busy_s / measured.calls / ideal_s
+        is_alone = not isinstance(self.model, VllmModel | ClassifierModel)
+        seconds = measured.slot_s / self.model.concurrency if is_alone else measured.busy_s
+        tokens = measured.completion_tokens
+        return seconds / tokens * out_tokens if tokens else seconds / measured.calls
+
+    def _roofline_s(self, size: EngineSize, prompt_tokens: float, out_tokens: float) -> float:
+        if isinstance(
+            self.model, ClassifierModel
+        ):  # one pass over the conversation, whose last token counts as written
             prompt_tokens, out_tokens = max(0.0, prompt_tokens - 1), 1.0
         if self.is_on_gpu and self.gpu is not None:
-            return gpu_row_s(self.size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
-        return cpu_row_s(self.size, model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+            return gpu_row_s(size, self.gpu, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
+        return cpu_row_s(size, self.model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
 
 
 def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
     """What is known of one engine of the model section `name`. Raises ConfigError when it cannot fit into its GPUs."""
-    window = window_of(model, base_dir)
     if isinstance(model, FakeModel):
-        return EngineEstimate(model=model, window=window, load_s=model.start_s)
+        return EngineEstimate(model=model, load_s=model.start_s, basis="the recipe's tokens_per_s")
     if isinstance(model, OpenaiModel):
         note = f"{name}: the endpoint's speed is assumed, {UNKNOWN_S:g} s per request, {model.concurrency} at a time."
         rate = model.requests_per_minute
-        return EngineEstimate(model=model, window=window, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
+        return EngineEstimate(model=model, load_s=0.0, floor_s=60 / rate if rate else 0.0, notes=(note,))
     if isinstance(model, RuleModel):
         note = f"{name}: calls of {model.function} are assumed to take no time."
-        return EngineEstimate(model=model, window=window, load_s=0.0, notes=(note,))
-    return _loaded(name, model, window, gpu=gpu, base_dir=base_dir)
+        return EngineEstimate(model=model, load_s=0.0, notes=(note,))
+    return _loaded(name, model, gpu=gpu, base_dir=base_dir)
 
 
-def _loaded(
-    name: str, model: VllmModel | ClassifierModel, window: int | None, *, gpu: GpuType | None, base_dir: Path
-) -> EngineEstimate:
+def with_measured(name: str, estimate: EngineEstimate, measured: Measured | None) -> EngineEstimate:
+    """The estimate of the model section `name` with what earlier runs have measured of such engines, if any have."""
+    if measured is None:
+        return estimate
+    notes = []
+    full = estimate.model.concurrency
+    if measured.filled_slots < full / 2:
+        is_known = estimate.size is not None or not isinstance(estimate.model, VllmModel | ClassifierModel)
+        notes.append(
+            f"{name}: the measured run filled {measured.filled_slots:.1f} of {full} slots of an engine on average; "
+            + ("its speed with full ones is reckoned from that." if is_known else "with full ones it may be faster.")
+        )
+    if isinstance(estimate.model, VllmModel) and estimate.size is None:
+        notes.append(f"{name}: its size is not known here, so memory is not checked.")
+    return replace(
+        estimate,
+        measured=measured,
+        load_s=measured.start_s / measured.num_starts if measured.num_starts else estimate.load_s,
+        basis=f"measured in {', '.join(measured.runs)} ({measured.calls:,} calls)",
+        notes=tuple(notes),
+    )
+
+
+def _loaded(name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
     """An engine that loads weights."""
-    is_on_gpu = model.device == "gpu" or (model.device == "auto" and gpu is not None)
+    is_on_gpu = uses_gpu(model, gpu)
     shape = shape_of_model(model.model, base_dir, writes_tokens=not isinstance(model, ClassifierModel))
-    size = _size(model, shape, window, is_on_gpu=is_on_gpu) if shape else None
+    size = engine_size(model, shape, base_dir, is_on_gpu=is_on_gpu) if shape else None
     if shape is None or size is None:
         what = f"the size of {model.model}" if shape is None else f"quantization {getattr(model, 'quantization', '')}"
         note = (
             f"{name}: {what} is not known here; {UNKNOWN_S:g} s per answer and {UNKNOWN_LOAD_S:g} s to load are "
             "assumed, memory is not checked."
         )
-        return EngineEstimate(
-            model=model, window=window, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,)
-        )
+        return EngineEstimate(model=model, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,))
     speed = f"Speed on CPUs: {CPU_FLOPS / 1e9:g} GFLOP/s and {CPU_BANDWIDTH / 1e9:g} GB/s per CPU slot are assumed."
     if is_on_gpu and gpu is not None:
         check = check_memory if isinstance(model, VllmModel) else _check_weights
@@ -106,20 +149,33 @@ def _loaded(
     load = f"Loading: {DISK_BYTES_PER_S / 1e9:g} GB/s per node and {START_S:g} s per engine are assumed."
     return EngineEstimate(
         model=model,
-        window=size.context_window,
         load_s=START_S + shape.weight_bytes(shape.checkpoint_bytes_per_weight) / DISK_BYTES_PER_S,
         is_on_gpu=is_on_gpu,
         gpu=gpu,
         size=size,
+        basis=f"{EFFICIENCY:.0%} of the roofline",
         notes=(speed, load),
     )
 
 
-def _size(
-    model: VllmModel | ClassifierModel, shape: ModelShape, window: int | None, *, is_on_gpu: bool
+def uses_gpu(model: WeightsModel, gpu: GpuType | None) -> bool:
+    """Whether its engines run on GPUs; gpu None: the cluster has none."""
+    return model.device == "gpu" or (model.device == "auto" and gpu is not None)
+
+
+def engine_window(model: Model, base_dir: Path) -> int | None:
+    """Tokens of prompt and completion together; None where neither the recipe nor the model's config is known."""
+    if (window := window_of(model, base_dir)) or not isinstance(model, WeightsModel):
+        return window
+    shape = shape_of_model(model.model, base_dir)
+    return shape.context_window if shape else None
+
+
+def engine_size(
+    model: VllmModel | ClassifierModel, shape: ModelShape, base_dir: Path, *, is_on_gpu: bool
 ) -> EngineSize | None:
     """What the engine holds; None where its quantisation is not known here."""
-    window = window or shape.context_window
+    window = window_of(model, base_dir) or shape.context_window
     if isinstance(model, ClassifierModel):
         width = 4.0 if model.dtype == "float32" or (model.dtype == "auto" and not is_on_gpu) else 2.0
         return EngineSize(
@@ -140,7 +196,7 @@ def _size(
         context_window=window,
         concurrency=model.concurrency,
         num_gpus=model.num_gpus,
-        tensor_parallel=model.tensor_parallel,
+        tensor_parallel=model.split[0],
         gpu_memory_fraction=model.gpu_memory_fraction,
     )
 

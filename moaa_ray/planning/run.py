@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from moaa_ray.core.packing_gpus import Cluster
@@ -50,12 +50,19 @@ class _Planned:
 
 
 def plan_for_cli(
-    loaded: LoadedRecipe | LoadedTraining, *, cluster: str, num_rows: int, simulated: Conditions | None = None
+    loaded: LoadedRecipe | LoadedTraining,
+    *,
+    cluster: str,
+    num_rows: int,
+    simulated: Conditions | None = None,
+    measured: Sequence[str] = (),
 ) -> str:
     """The plan of a recipe's stages as text, in the order in which they run; num_rows 0: count the prompts.
 
     An empty cluster is the local one that the stages start. simulated: also play the stages that ask models through.
+    measured: run directories beside those of plan.measured.
     """
+    loaded = _with_measured(loaded, measured)
     recipe = loaded.recipe
     first, later, notes = _rows_of(loaded, num_rows)
     rows_of = {GENERATE: first, "sft": first}
@@ -81,6 +88,13 @@ def plan_for_cli(
         return "\n".join([*texts, *notes])
     titled = [f"{one.title}: {text}" for one, text in zip(planned, texts, strict=True)]
     return "\n\n".join([*titled, "\n".join([_in_all(planned), *notes])])
+
+
+def _with_measured(loaded: LoadedRecipe | LoadedTraining, measured: Sequence[str]) -> LoadedRecipe | LoadedTraining:
+    """The recipe that names these runs too."""
+    recipe = loaded.recipe
+    plan = recipe.plan.model_copy(update={"measured": [*recipe.plan.measured, *measured]})
+    return replace(loaded, recipe=recipe.model_copy(update={"plan": plan}))  # pyright: ignore[reportArgumentType]: of its own kind
 
 
 def _shape(cluster: str, asked: PlanInput) -> Cluster:

@@ -52,7 +52,8 @@ def render_plan(plan: StagePlan) -> str:
                 f"{plan.pool_tokens[spec.name] / 1e6:,.1f}",
             ))  # fmt: skip
     lines = [f"{plan.num_rows:,} rows{turns} on {gpus}{cluster.num_cpus:g} CPU slots, {nodes}", "", *_table(rows)]
-    lines += ["  * the slowest pool of its phase; busy and work are expected values", ""]
+    lines += ["  * the slowest pool of its phase; busy and work are expected values"]
+    lines += [*(f"  {name}: {told}" for name, told in plan.told.items()), ""]
     for number, phase in enumerate(plan.phases, 1):
         lines.append(
             f"phase {number}: {duration(phase.duration_s)} ({duration(phase.load_s)} of it starting and loading), "

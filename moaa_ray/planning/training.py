@@ -20,8 +20,9 @@ from moaa_ray.core.training_cost import (
     training_seconds,
 )
 from moaa_ray.errors import ConfigError
-from moaa_ray.planning.planner import ASSUMED_ROWS, weakest_gpu
+from moaa_ray.planning.planner import ASSUMED_ROWS
 from moaa_ray.planning.pool_estimate import shape_of_model
+from moaa_ray.planning.pools import weakest_gpu
 from moaa_ray.recipe import Run
 from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 

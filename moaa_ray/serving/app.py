@@ -17,13 +17,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from moaa_ray.core.mixture import MixturePass
+from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.errors import ConfigError
+from moaa_ray.generation.placing import ray_cluster
 from moaa_ray.loading import load_preference
 from moaa_ray.serving.front import Front
 from moaa_ray.serving.keys import read_keys
 from moaa_ray.serving.mixture import Pieces
 from moaa_ray.serving.model_server import ModelServer
 from moaa_ray.serving.offer import Offer, WritingModel, offer_of
+from moaa_ray.serving.splitting import split_offer
 from moaa_ray.settings.base import ReplicaRange
 from moaa_ray.types import Answer, Failure, Row
 
@@ -177,7 +180,10 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     The config file says where Serve listens, so clients always have to show keys here.
     """
     overrides: Sequence[str] = args.get("overrides", ())
-    offer = offer_of(load_preference(args["recipe"], overrides))
+    loaded = load_preference(args["recipe"], overrides)
+    offer = offer_of(loaded)
     if not offer.config.has_keys:
         raise ConfigError("serve.api_keys: missing; a Serve config file may listen anywhere, set it or api_keys_file")
-    return app_of(offer, on_gpu=engines_on_gpu(offer, has_gpus=args.get("gpus", True)))
+    on_gpu = engines_on_gpu(offer, has_gpus=args.get("gpus", True))
+    cluster = ray_cluster(0.0, is_local=False) if any(on_gpu.values()) else Cluster(nodes=())
+    return app_of(split_offer(offer, loaded.recipe.plan, cluster), on_gpu=on_gpu)

@@ -9,18 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from rich.console import Console
 
 from moaa_ray.errors import ConfigError, StageError
+from moaa_ray.generation.placing import ray_cluster
 from moaa_ray.generation.session import address_of, session
 from moaa_ray.loading import LoadedPreference
+from moaa_ray.planning.pools import least_replicas
 from moaa_ray.serving.app import app_of, engines_on_gpu
 from moaa_ray.serving.keys import read_keys
 from moaa_ray.serving.offer import Offer, offer_of
-from moaa_ray.settings.base import ReplicaRange
+from moaa_ray.serving.splitting import check_gpus, split_offer
 
 _POLL_S = 0.5
 _MAX_SAID_CHARS = 600
@@ -37,11 +38,12 @@ def serve_run(loaded: LoadedPreference, *, console: Console | None, tell: Callab
         read_keys(config, offer.base_dir)  # the ingress reads them for itself, on its own node
         _check_free(config.host, config.port)
     _check_proxy(offer)
-    cpu_slots = 1 + sum(model.num_cpus * _least_replicas(model.replicas) for model in offer.engines.values())
+    cpu_slots = 1 + sum(model.num_cpus * least_replicas(model) for model in offer.engines.values())
     with session(loaded.recipe.ray, cpu_slots=cpu_slots) as is_local:
-        has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        on_gpu = engines_on_gpu(offer, has_gpus=has_gpus)
-        _check_gpus(offer, on_gpu)
+        cluster = ray_cluster(cpu_slots, is_local=is_local)
+        on_gpu = engines_on_gpu(offer, has_gpus=cluster.num_gpus > 0)
+        offer = split_offer(offer, loaded.recipe.plan, cluster)
+        check_gpus(offer, on_gpu, cluster)
         serve.start(
             proxy_location=ProxyLocation.HeadOnly,
             http_options=HTTPOptions(host=config.host, port=config.port),
@@ -132,21 +134,3 @@ def _check_proxy(offer: Offer) -> None:
             f"serve.host = {offer.config.host!r}: with RAY_SERVE_ENABLE_HA_PROXY=1 Serve listens on all addresses; "
             "unset it, or set serve.api_keys"
         )
-
-
-def _check_gpus(offer: Offer, on_gpu: dict[str, bool]) -> None:
-    """Raise ConfigError where the engines want more GPUs than there are: Serve would wait for them for ever."""
-    wanted = {
-        name: model.num_gpus * _least_replicas(model.replicas) for name, model in offer.engines.items() if on_gpu[name]
-    }
-    there = int(ray.cluster_resources().get("GPU", 0))
-    if sum(wanted.values()) > there:
-        terms = " + ".join(f"{num} ({name})" for name, num in wanted.items())
-        raise ConfigError(
-            f"serve: {terms} = {sum(wanted.values())} GPUs, and the cluster has {there}; name fewer models under "
-            "serve.models, or lower their replicas"
-        )
-
-
-def _least_replicas(replicas: str | int | ReplicaRange) -> int:
-    return replicas.min if isinstance(replicas, ReplicaRange) else 1 if isinstance(replicas, str) else replicas

@@ -21,6 +21,9 @@ _HOST_PORT_PATH = re.compile(r"(\[[^]/]*\]|[^:/]*)(?::([^/]*))?(/.*)?", re.DOTAL
 BUILT_IN_RULES = ("longest", "shortest")
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
+Degree = Literal["auto"] | Annotated[int, Field(ge=1)]
+"""Over how many GPUs, or groups of them."""
+
 Fault = Literal["error", "flaky", "refuse", "hang", "dead", "exit", "empty", "long", "start_fails"]
 
 _EXECUTION_ARGS = """
@@ -61,10 +64,12 @@ class VllmModel(WeightsModel):
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     lora: str | None = None
     """Folder of a LoRA adapter to put on the model."""
-    tensor_parallel: Annotated[int, Execution] = Field(default=1, ge=1)
-    """GPUs that one layer is split over."""
-    pipeline_parallel: Annotated[int, Execution] = Field(default=1, ge=1)
-    """Groups of GPUs that the layers are split over; a model over several nodes is split this way."""
+    tensor_parallel: Annotated[Degree, Execution] = "auto"
+    """GPUs that one layer is split over. auto: the planner takes the fewest that fit, or more where those leave so
+    little room for the KV cache that each GPU does less; 1 on CPUs and for models of unknown size."""
+    pipeline_parallel: Annotated[Degree, Execution] = "auto"
+    """Groups of GPUs that the layers are split over; a model over several nodes is split this way. auto: 1, or as many
+    as needed where tensor_parallel is auto too and no node is large enough."""
     gpu_memory_fraction: Annotated[float, Execution] = Field(default=0.92, gt=0, le=1)
     engine_args: Annotated[dict[str, str | int | float | bool | None], ExecutionKeys(EXECUTION_ARGS)] = Field(
         default={}
@@ -94,9 +99,15 @@ class VllmModel(WeightsModel):
         return args
 
     @property
+    def split(self) -> tuple[int, int]:
+        """tensor_parallel and pipeline_parallel; what is still auto, because no planner has chosen, is 1."""
+        tensor, pipeline = self.tensor_parallel, self.pipeline_parallel
+        return (1 if tensor == "auto" else tensor), (1 if pipeline == "auto" else pipeline)
+
+    @property
     def num_gpus(self) -> int:
         """GPUs that the model is split over."""
-        return self.tensor_parallel * self.pipeline_parallel
+        return self.split[0] * self.split[1]
 
 
 class ClassifierModel(WeightsModel):

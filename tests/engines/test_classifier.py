@@ -448,8 +448,8 @@ def test_the_workers_get_the_folder_as_an_absolute_path(tmp_path):
     recipe = recipe_with({"model": "./m", "chat_template": "t.jinja"})
     cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=8),))
     asked = plan_input(recipe, base_dir=tmp_path)
-    (phase,) = plan_generate(recipe, cluster, 8, base_dir=tmp_path).phases
-    pool, _ = line_pools(asked, phase, mixture_passes(recipe), cluster)
+    plan = plan_generate(recipe, cluster, 8, base_dir=tmp_path)
+    pool, _ = line_pools(asked, plan, plan.phases[0], mixture_passes(recipe))
     model = pool.work.make_engine.args[0]
     assert (model.model, model.chat_template) == (str(tmp_path / "m"), str(tmp_path / "t.jinja"))
 

@@ -81,6 +81,7 @@ def make_host(log, *, timeout_s=20.0, hang_after_s=20.0, keep_trying=False, star
         request_timeout_s=timeout_s,
         hang_after_s=hang_after_s,
         keep_trying=keep_trying,
+        num_slots=2,
     )
 
 
@@ -435,6 +436,8 @@ def test_stats_count_calls_tokens_failures_and_time():
         assert stats.failures == {"too_busy": 1, "bad_request": 1}
         assert stats.open_requests == 0
         assert 0.045 < stats.busy_s < stats.up_s - 0.045
+        assert 1.8 * stats.busy_s < stats.slot_s <= 2 * stats.busy_s
+        assert stats.num_starts == 1
         stats.failures["mine"] += 1
         assert "mine" not in host.stats().failures
         await host.stop()

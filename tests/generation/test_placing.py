@@ -24,7 +24,19 @@ def test_the_rate_of_an_endpoint_is_shared_by_as_many_workers_as_the_pool_may_ha
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(replicas=replicas), encoding="utf-8")
     loaded = load_recipe(tmp_path / "recipe.yaml")
     cluster = Cluster(nodes=(Node(num_gpus=0, num_cpus=8),))
-    (phase,) = plan_generate(loaded.recipe, cluster, 8).phases
-    pool, _ = line_pools(plan_input(loaded.recipe), phase, mixture_passes(loaded.recipe), cluster)
+    plan = plan_generate(loaded.recipe, cluster, 8)
+    pool, _ = line_pools(plan_input(loaded.recipe), plan, plan.phases[0], mixture_passes(loaded.recipe))
     assert (pool.min_replicas, pool.max_replicas) == (least, most)
     assert pool.work.make_engine.keywords["share"] == 1 / most
+
+
+def test_the_workers_get_the_split_that_the_plan_has_chosen(tmp_path: Path):
+    """Nothing about GPUs stands in this recipe: a 70B in 16 bits takes four H100s."""
+    model = "{engine: vllm, model: meta-llama/Llama-3.1-70B-Instruct, context_window: 8192}"
+    text = RECIPE.format(replicas=1).replace("{engine: fake}", model)
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    plan = plan_generate(recipe, Cluster(nodes=(Node(num_gpus=8, num_cpus=64, gpu="H100"),)), 100)
+    _, pool = line_pools(plan_input(recipe), plan, plan.phases[-1], mixture_passes(recipe))
+    assert pool.num_gpus == 4
+    assert pool.work.make_engine.args[0].tensor_parallel == 4

@@ -57,6 +57,7 @@ def test_a_pools_facts_are_sums_over_its_engines():
         completion_tokens=40,
         tokens_per_s=5.0,
         busy_s=8,
+        start_s=4,
         busy_fraction=0.5,
         engine_s=20,
         gpu_s=80,

@@ -122,15 +122,13 @@ def test_a_model_of_unknown_size_is_planned_with_an_assumption_that_is_said():
 
 def test_a_model_that_does_not_fit_its_gpu_is_refused():
     with pytest.raises(ConfigError, match=r"models.a: 16\.1 GB of weights .* 1 x T4 have 12\.7 GB"):
-        plan_generate(recipe({"a": LLAMA}, ["a"], "a"), parse_cluster("gpus=4,gpu=T4"), 100)
+        plan_generate(recipe({"a": {**LLAMA, "tensor_parallel": 1}}, ["a"], "a"), parse_cluster("gpus=4,gpu=T4"), 100)
 
 
 def test_an_engine_of_eight_gpus_on_four_is_refused_with_the_sum():
     with pytest.raises(ConfigError) as refused:
         plan_generate(recipe({"a": {**LLAMA, "tensor_parallel": 8}}, ["a"], "a"), parse_cluster("gpus=4,gpu=H100"), 100)
-    assert str(refused.value) == (
-        "needs 8 GPUs for one engine of a (tensor_parallel 8 x pipeline_parallel 1); the cluster has 4"
-    )
+    assert str(refused.value) == ("needs 8 GPUs for one engine of a (tensor_parallel 8); the cluster has 4")
 
 
 def test_a_gpu_type_that_is_not_known_is_said():

@@ -1,0 +1,129 @@
+"""From the passes of a stage to the pools that answer them, before the planner divides the cluster among them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from moaa_ray.core.allocation import PoolSpec
+from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
+from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.passes import Pass
+from moaa_ray.errors import ConfigError
+from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.measured import Measurements, setup_of
+from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine, with_measured
+from moaa_ray.planning.splitting import Choose, split_model, split_words
+from moaa_ray.settings.models import Model, ReplicaRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePools:
+    """The pools of a stage in line order, and what is known of them."""
+
+    models: Mapping[str, Model]
+    """The models that the stage asks, with the numbers that were chosen for them."""
+    specs: tuple[PoolSpec, ...]
+    row_tokens: Mapping[str, float]
+    """Prompt and completion tokens of one row, by pool name."""
+    told: Mapping[str, str]
+    """How an engine is split and where its speed is from, by pool name."""
+    notes: tuple[str, ...]
+
+
+def stage_pools(
+    passes: Sequence[Pass],
+    models: Mapping[str, Model],
+    loads: Mapping[str, PassLoad],
+    *,
+    gpu: GpuType | None,
+    cluster: Cluster,
+    base_dir: Path,
+    choose: Choose,
+    known: Measurements,
+) -> StagePools:
+    """Runs of passes on the same engine, in line order.
+
+    Args: models, the recipe's; loads, what each pass asks of a row, by pass name; choose, how a model is split whose
+    degree is auto; known, what earlier runs have measured. Raises ConfigError, with the sum, when a model fits into no
+    engine.
+    """
+    chosen: dict[str, Model] = {}
+    estimates: dict[str, EngineEstimate] = {}
+    for name in dict.fromkeys(p.engine for p in passes):
+        own = [loads[p.name] for p in passes if p.engine == name]
+        chosen[name] = split_model(
+            name, models[name], gpu=gpu, cluster=cluster, loads=own, base_dir=base_dir, choose=choose
+        )
+        estimate = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
+        setup = setup_of(with_absolute_paths(chosen[name], base_dir), cluster if estimate.is_on_gpu else None)
+        estimates[name] = with_measured(name, estimate, known.of(setup))
+    specs, row_tokens, told, notes = [], {}, {}, []
+    for engine, group in groupby(passes, key=lambda p: p.engine):
+        here = [(p.name, loads[p.name]) for p in group]
+        estimate = estimates[engine]
+        spec = _spec(engine, here, estimate, words=split_words(models[engine], chosen[engine]))
+        specs.append(spec)
+        notes.extend(estimate.notes)
+        if estimate.is_on_gpu and estimate.size is None and "(chosen)" in spec.shape:
+            notes.append(
+                f"{engine}: tensor_parallel is 1, as its size is not known; set it where that is too few GPUs."
+            )
+        row_tokens[spec.name] = sum(
+            load.num_requests * (load.prompt_tokens + load.completion_tokens) for _, load in here
+        )
+        told[spec.name] = "; ".join([*([spec.shape] if spec.shape else []), f"speed: {estimate.basis}"])
+    return StagePools(models=chosen, specs=tuple(specs), row_tokens=row_tokens, told=told, notes=tuple(notes))
+
+
+def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineEstimate, *, words: str) -> PoolSpec:
+    model = estimate.model
+    least, most = _replica_range(model)
+    loads = [load for _, load in passes]
+    num_gpus = model.num_gpus if estimate.is_on_gpu else 0
+    return PoolSpec(
+        name="+".join(name for name, _ in passes),
+        engine=engine,
+        passes=tuple(name for name, _ in passes),
+        num_gpus=num_gpus,
+        num_cpus=model.num_cpus,
+        seconds_per_row=sum(
+            load.num_requests * estimate.completion_s(load.prompt_tokens, load.completion_tokens) for load in loads
+        ),
+        floor_s_per_row=sum(load.num_requests * estimate.floor_s for load in loads),
+        min_replicas=least,
+        max_replicas=most,
+        load_s=estimate.load_s,
+        concurrency=max(1, round(model.concurrency / max(load.num_requests for load in loads))),
+        shape=words if num_gpus else "",
+    )
+
+
+def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
+    """The GPU with the least memory, on which every engine must fit; None without GPUs."""
+    names = {node.gpu for node in cluster.nodes if node.num_gpus}
+    if not names:
+        return None
+    known = []
+    for name in sorted(names):
+        try:
+            known.append(gpu_type(name))
+        except ConfigError:
+            notes.append(
+                f"GPU type {name or '(not told)'} is not known here: its speed and memory count as A100-80G's."
+            )
+            known.append(GPU_TYPES["A100-80G"])
+    if len(names) > 1:
+        notes.append(f"Several GPU types ({', '.join(sorted(names))}): every engine is planned as on the smallest.")
+    return min(known, key=lambda gpu: (gpu.memory_bytes, gpu.bf16_flops))
+
+
+def _replica_range(model: Model) -> tuple[int, int | None]:
+    if isinstance(model.replicas, ReplicaRange):
+        return model.replicas.min, model.replicas.max
+    return (1, None) if model.replicas == "auto" else (model.replicas, model.replicas)
+
+
+def least_replicas(model: Model) -> int:
+    """The fewest engines that the recipe allows."""
+    return _replica_range(model)[0]
