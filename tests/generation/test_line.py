@@ -19,6 +19,7 @@ def test_calls_that_wait_for_a_credit_leave_room_for_blocks_that_were_lost_with_
         num_gpus=0,
         spans_nodes=False,
         blocks_in_flight=3,
+        setup={},
     )
     compute = _through(Asked(), pool, ())["compute"]
     assert compute.max_concurrent_calls_per_actor > compute.max_tasks_in_flight_per_actor >= pool.blocks_in_flight

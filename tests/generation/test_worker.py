@@ -48,6 +48,7 @@ def test_the_engine_starts_without_waiting_for_a_block(monkeypatch):
         make_engine=lambda: Engine(is_up),  # pyright: ignore[reportArgumentType]: it is only started
         request_timeout_s=60,
         hang_after_s=60,
+        num_slots=1,
         on_missing="fail",
     )
     loops: list[asyncio.AbstractEventLoop] = []
