@@ -266,7 +266,7 @@ def test_a_grown_cluster_has_full_nodes_first():
 
 
 def test_engines_stand_only_on_nodes_with_their_labels():
-    """Two nodes of 4 GPUs, one of them labelled: 4 engines of one GPU fit there, not 5, and the others fill the rest."""
+    """Two nodes of 4 GPUs, one of them labelled: 4 engines of one GPU fit there, not 5."""
     big = frozenset({("pool", "big")})
     nodes = (Node(num_gpus=4, num_cpus=16, labels=big), Node(num_gpus=4, num_cpus=16, labels=frozenset()))
     both = Cluster(nodes=nodes)
