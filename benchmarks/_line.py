@@ -77,6 +77,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
         num_gpus=1 if on_gpu else 0,
         spans_nodes=False,
         blocks_in_flight=in_flight,
+        node_labels={},
         setup={},
     )
 

@@ -106,6 +106,7 @@ def test_a_change_of_what_rows_hold_is_refused_with_its_field(field, value):
         ("models.v.request_timeout_s", 1),
         ("models.v.max_attempts", 1),
         ("models.v.tensor_parallel", 2),
+        ("models.v.node_labels", {"pool": "big"}),
         ("models.v.pipeline_parallel", 2),
         ("models.v.device", "cpu"),
         ("models.v.gpu_memory_fraction", 0.5),

@@ -115,6 +115,17 @@ def test_engine_args_cannot_bypass_the_recipe(key, way_out):
         VllmModel(engine="vllm", model="m", engine_args={key: "x"})
 
 
+@pytest.mark.parametrize("labels", [{"pool": "!big"}, {"pool": "in(a,b)"}, {"": "big"}, {"pool": ""}, {"a b": "c"}])
+def test_labels_that_ray_would_not_take_as_plain_ones_are_refused(labels):
+    with pytest.raises(ValidationError, match="pattern"):
+        VllmModel(engine="vllm", model="m", node_labels=labels)
+
+
+def test_labels_may_have_a_prefix():
+    labels = {"ray.io/accelerator-type": "H100", "pool": "big-gpus"}
+    assert VllmModel(engine="vllm", model="m", node_labels=labels).node_labels == labels
+
+
 def test_engine_args_of_other_names_pass():
     args = {"enforce_eager": True, "max_num_batched_tokens": 512}
     assert VllmModel(engine="vllm", model="m", engine_args=args).engine_args == args

@@ -112,6 +112,11 @@ def does_not_fit(pools: Sequence[PoolSpec], cluster: Cluster) -> str:
         + (f" ({pool.shape})" if pool.shape else "")
         for pool in pools
     )
+    for pool in pools:
+        own = cluster.labelled(pool.labels)
+        if (least := pool.num_gpus * pool.min_replicas) > own.num_gpus and pool.labels:
+            wanted = ", ".join(f"{key}: {value}" for key, value in sorted(pool.labels))
+            return f"needs {least} GPUs for {pool.engine} on nodes with the labels {wanted}; those have {own.num_gpus}"
     if gpus > cluster.num_gpus:
         return f"needs {gpus} GPUs for {what}; the cluster has {cluster.num_gpus}"
     if cpus > cluster.num_cpus:

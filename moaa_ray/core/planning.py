@@ -112,7 +112,7 @@ def plan_line(
         raise ConfigError(f"generate.phases = {phases}, but the line has 1 to {len(pools)} pools to cut; try auto")
     for pool in pools:
         if not fits([pool.min_replicas], [pool], cluster):
-            raise ConfigError(does_not_fit([pool], cluster))
+            raise ConfigError(f"{does_not_fit([pool], cluster)}; add nodes, or lower what an engine takes or replicas")
 
     @cache
     def phase(start: int, stop: int) -> Phase | None:

@@ -98,9 +98,18 @@ class _Pool:
         """Put a block's rows into the engine's slots, in order; when the last of them is done."""
         slots, lengths = self.slots[engine], self.lengths[self.next_length : self.next_length + num_rows]
         began, ended = max(now, slots[0]), now
-        for length in lengths:
-            free_from = slots[0]
-            end = (free_from if free_from > now else now) + length
+        rows = iter(lengths)
+        if slots[0] < now:
+            for length in rows:
+                end = now + length
+                heapreplace(slots, end)
+                if end > ended:
+                    ended = end
+                if slots[0] >= now:
+                    break
+        # The earliest slot only ever becomes later, so that from here on each row begins when a slot is free.
+        for length in rows:
+            end = slots[0] + length
             heapreplace(slots, end)
             if end > ended:
                 ended = end

@@ -38,6 +38,8 @@ class Pool:
     num_gpus: int
     spans_nodes: bool
     blocks_in_flight: int
+    node_labels: Mapping[str, str]
+    """That the nodes of its workers must have."""
     setup: Mapping[str, Any]
     """What decides the speed of its engines; kept with the figures of the run."""
 
@@ -96,6 +98,8 @@ def _through(data, pool: Pool, rest: tuple):
     resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     if pool.spans_nodes:
         resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
+    elif pool.node_labels:
+        resources["label_selector"] = dict(pool.node_labels)
     # More calls at once than there can be tasks: a restarted actor gets its tasks back in any order, and a queued one
     # that holds an admitted block would wait for ever behind running ones that wait for that block's credit.
     num_tasks = pool.blocks_in_flight + 2
@@ -117,7 +121,9 @@ def _through(data, pool: Pool, rest: tuple):
 
 def _over_nodes(pool: Pool) -> dict:
     """Ray arguments of a worker whose engine spreads over nodes: a placement group of one bundle per GPU."""
-    group = placement_group([{"GPU": 1, "CPU": 1}] * pool.num_gpus, strategy="PACK")
+    labels = [dict(pool.node_labels)] * pool.num_gpus if pool.node_labels else None
+    bundles = [{"GPU": 1.0, "CPU": 1.0}] * pool.num_gpus
+    group = placement_group(bundles, strategy="PACK", bundle_label_selector=labels)  # pyright: ignore[reportArgumentType]: it takes None
     return {
         "scheduling_strategy": PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True

@@ -18,6 +18,8 @@ from moaa_ray.planning.measured import setup_of
 from moaa_ray.planning.planner import PlanInput, StagePlan
 from moaa_ray.settings.models import Model, ReplicaRange
 
+_NODE_ID = "ray.io/node-id"
+"""A label that every node has for itself; nodes that differ in nothing else are alike to the planner."""
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 
 
@@ -36,7 +38,9 @@ def ray_cluster(cpu_slots: float, *, is_local: bool) -> Cluster:
         cpus = found.get("CPU", 0.0)
         if is_local:
             cpus = min(cpus, max(float(os.cpu_count() or 1), cpu_slots))
-        nodes.append(Node(num_gpus=int(found.get("GPU", 0)), num_cpus=cpus, gpu=kinds[0] if kinds else ""))
+        gpus, labels = int(found.get("GPU", 0)), node.get("Labels") or {}
+        told = frozenset((key, value) for key, value in labels.items() if key != _NODE_ID)
+        nodes.append(Node(num_gpus=gpus, num_cpus=cpus, gpu=kinds[0] if kinds else "", labels=told))
     return Cluster(nodes=tuple(nodes))
 
 
@@ -51,6 +55,7 @@ def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Seque
     spec = planned.spec
     model = with_absolute_paths(plan.models[spec.engine], asked.base_dir)
     on_gpu = spec.num_gpus > 0
+    there = plan.cluster.labelled(spec.labels)
     most = max(model.replicas.max if isinstance(model.replicas, ReplicaRange) else 1, planned.replicas)
     work = PoolWork(
         name=spec.name,
@@ -67,9 +72,10 @@ def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Seque
         max_replicas=most,
         num_cpus=model.num_cpus,
         num_gpus=spec.num_gpus,
-        spans_nodes=spec.num_gpus > max(plan.cluster.largest_node, 1),
+        spans_nodes=spec.num_gpus > max(there.largest_node, 1),
         blocks_in_flight=planned.blocks_in_flight,
-        setup=setup_of(model, plan.cluster if on_gpu else None),
+        node_labels=dict(model.node_labels),
+        setup=setup_of(model, there if on_gpu else None),
     )
 
 

@@ -101,6 +101,11 @@ def _init(options: dict, *, num_attempts: int) -> None:
         except ConnectionError:
             raise
         except Exception as error:  # Ray raises a bare Exception when its own node is slow to start
+            if "Version mismatch" in str(error):
+                raise ConfigError(
+                    f"ray.address = {options['address']}: {' '.join(str(error).split())}; install the same Ray and "
+                    "Python here and on all nodes, e.g. with the image of cluster/Dockerfile"
+                ) from error
             if "timed out during startup" not in str(error) or attempt == num_attempts:
                 raise StageError(f"Ray did not start ({error}); free this machine's CPUs and run it again") from error
             ray.shutdown()

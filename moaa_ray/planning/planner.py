@@ -19,7 +19,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import with_absolute_paths
 from moaa_ray.planning.measured import Measurements, read_measurements
 from moaa_ray.planning.pool_estimate import PassLoad, engine_window
-from moaa_ray.planning.pools import StagePools, least_replicas, stage_pools, weakest_gpu
+from moaa_ray.planning.pools import StagePools, least_replicas, stage_pools
 from moaa_ray.planning.splitting import fastest_split, smallest_split
 from moaa_ray.recipe import Run
 from moaa_ray.settings.inference import InferenceConfig
@@ -126,16 +126,16 @@ def plan_stage(
 
 def _options(asked: PlanInput, cluster: Cluster, notes: list[str]) -> list[StagePools]:
     """The pools with models over the fewest GPUs that fit and, where it differs, over as many as is fastest per GPU."""
-    gpu, base_dir = weakest_gpu(cluster, notes), Path(asked.base_dir)
+    base_dir = Path(asked.base_dir)
     models = asked.recipe.models
     known = read_measurements(asked.recipe.plan.measured)
     loads = asked.loads({p.engine: engine_window(models[p.engine], base_dir) for p in asked.passes})
     loads, num_known = _measured_loads(asked, known, loads)
     if num_known:
         notes.append(f"The mean tokens of a call are as measured in {num_known} of {len(loads)} passes.")
-    about = {"gpu": gpu, "cluster": cluster, "base_dir": base_dir, "known": known}
     options = [
-        stage_pools(asked.passes, models, loads, choose=choose, **about) for choose in (smallest_split, fastest_split)
+        stage_pools(asked.passes, models, loads, cluster=cluster, base_dir=base_dir, choose=choose, known=known)
+        for choose in (smallest_split, fastest_split)
     ]
     return options if options[0].models != options[1].models else options[:1]
 

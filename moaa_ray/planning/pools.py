@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moaa_ray.core.allocation import PoolSpec
 from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
-from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.packing_gpus import Cluster, Labels
 from moaa_ray.core.passes import Pass
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import with_absolute_paths
@@ -36,7 +36,6 @@ def stage_pools(
     models: Mapping[str, Model],
     loads: Mapping[str, PassLoad],
     *,
-    gpu: GpuType | None,
     cluster: Cluster,
     base_dir: Path,
     choose: Choose,
@@ -46,19 +45,22 @@ def stage_pools(
 
     Args: models, the recipe's; loads, what each pass asks of a row, by pass name; choose, how a model is split whose
     degree is auto; known, what earlier runs have measured. Raises ConfigError, with the sum, when a model fits into no
-    engine.
+    engine, and when no node is such as its model wants.
     """
     chosen: dict[str, Model] = {}
     estimates: dict[str, EngineEstimate] = {}
+    notes: list[str] = []
     for name in dict.fromkeys(p.engine for p in passes):
         own = [loads[p.name] for p in passes if p.engine == name]
+        there = nodes_for(name, models[name], cluster, notes)
+        gpu = weakest_gpu(there, notes)
         chosen[name] = split_model(
-            name, models[name], gpu=gpu, cluster=cluster, loads=own, base_dir=base_dir, choose=choose
+            name, models[name], gpu=gpu, cluster=there, loads=own, base_dir=base_dir, choose=choose
         )
         estimate = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
-        setup = setup_of(with_absolute_paths(chosen[name], base_dir), cluster if estimate.is_on_gpu else None)
+        setup = setup_of(with_absolute_paths(chosen[name], base_dir), there if estimate.is_on_gpu else None)
         estimates[name] = with_measured(name, estimate, known.of(setup))
-    specs, row_tokens, told, notes = [], {}, {}, []
+    specs, row_tokens, told = [], {}, {}
     for engine, group in groupby(passes, key=lambda p: p.engine):
         here = [(p.name, loads[p.name]) for p in group]
         estimate = estimates[engine]
@@ -95,8 +97,43 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
         max_replicas=most,
         load_s=estimate.load_s,
         concurrency=max(1, round(model.concurrency / max(load.num_requests for load in loads))),
+        labels=labels_of(model),
         shape=words if num_gpus else "",
     )
+
+
+def labels_of(model: Model) -> Labels:
+    """The labels that its engines want of a node."""
+    return frozenset(model.node_labels.items())
+
+
+def nodes_for(name: str, model: Model, cluster: Cluster, notes: list[str]) -> Cluster:
+    """The nodes on which engines of the model section `name` may stand.
+
+    Raises ConfigError where none has its labels, or none has the GPUs that its `device` asks for.
+    """
+    wanted = labels_of(model)
+    there = cluster.labelled(wanted)
+    if not there.nodes:
+        known: dict[str, set[str]] = {}
+        for key, value in (pair for node in cluster.nodes for pair in node.labels or ()):
+            known.setdefault(key, set()).add(value)
+        told = "; ".join(f"{key}: {', '.join(sorted(known[key]))}" for key in sorted(known)) or "none"
+        raise ConfigError(
+            f"models.{name}.node_labels = {dict(sorted(wanted))}: no node has all of them; labels of the "
+            f"{len(cluster.nodes)} nodes are {told}. Correct them, or start nodes with these labels"
+        )
+    if wanted and any(node.labels is None for node in there.nodes):
+        notes.append(
+            f"models.{name}.node_labels is not checked: the labels of this cluster's nodes are not known here."
+        )
+    if getattr(model, "device", "cpu") == "gpu" and not there.num_gpus:  # engines without weights have no device
+        where = "the nodes with its node_labels have" if wanted else "the cluster has"
+        raise ConfigError(
+            f"models.{name}.device = 'gpu': {where} no GPUs; add nodes with GPUs, or set device: cpu, which is for "
+            "small models"
+        )
+    return there
 
 
 def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:

@@ -158,6 +158,8 @@ def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) ->
     elif model.replicas != "auto":
         most = options["num_replicas"] = model.replicas
     options["ray_actor_options"] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus if on_gpu else 0}
+    if model.node_labels:
+        options["ray_actor_options"]["label_selector"] = dict(model.node_labels)
     replica = cast(serve.Deployment, serve.deployment(ModelReplica))
     named = replica.options(name=f"{number}-{name.replace('/', '-')}", **options)
     return named.bind(model, on_gpu=on_gpu, share=1 / most)

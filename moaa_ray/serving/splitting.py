@@ -8,7 +8,7 @@ from typing import cast
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.errors import ConfigError
 from moaa_ray.planning.pool_estimate import PassLoad
-from moaa_ray.planning.pools import least_replicas, weakest_gpu
+from moaa_ray.planning.pools import labels_of, least_replicas, nodes_for, weakest_gpu
 from moaa_ray.planning.splitting import fastest_split, smallest_split, split_model
 from moaa_ray.recipe import PlanConfig
 from moaa_ray.serving.offer import Offer
@@ -23,13 +23,16 @@ def split_offer(offer: Offer, expected: PlanConfig, cluster: Cluster) -> Offer:
     load = PassLoad(
         num_requests=1, prompt_tokens=expected.prompt_tokens, completion_tokens=float(expected.completion_tokens)
     )
-    gpu, base_dir = weakest_gpu(cluster, []), Path(offer.base_dir)
+    base_dir = Path(offer.base_dir)
     options = []
     for choose in (fastest_split, smallest_split):
-        models = {
-            name: split_model(name, model, gpu=gpu, cluster=cluster, loads=[load], base_dir=base_dir, choose=choose)
-            for name, model in offer.engines.items()
-        }
+        models = {}
+        for name, model in offer.engines.items():
+            there = cluster.labelled(labels_of(model))
+            gpu = weakest_gpu(there, [])
+            models[name] = split_model(
+                name, model, gpu=gpu, cluster=there, loads=[load], base_dir=base_dir, choose=choose
+            )
         options.append(replace(offer, engines=cast(dict, models)))
     fits = (each for each in options if sum(wanted_gpus(each).values()) <= cluster.num_gpus)
     return next(fits, options[-1])
@@ -45,7 +48,9 @@ def wanted_gpus(offer: Offer) -> dict[str, int]:
 
 
 def check_gpus(offer: Offer, on_gpu: Mapping[str, bool], cluster: Cluster) -> None:
-    """Raise ConfigError where the engines want more GPUs than there are: Serve would wait for them for ever."""
+    """Raise ConfigError where the engines want nodes that are not there: Serve would wait for them for ever."""
+    for name, model in offer.engines.items():
+        nodes_for(name, model, cluster, [])
     wanted = {name: num for name, num in wanted_gpus(offer).items() if on_gpu[name]}
     if sum(wanted.values()) > cluster.num_gpus:
         terms = " + ".join(f"{num} ({name})" for name, num in wanted.items())

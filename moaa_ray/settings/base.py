@@ -12,6 +12,12 @@ Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=100)]
 """What may become a column, a file or a folder name."""
 
 
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelKey = Annotated[str, Field(pattern=rf"^([A-Za-z0-9.-]{{1,253}}/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^{_LABEL}$")]
+"""Of a node, as Ray allows them; Ray's selectors in(...) and ! are left out."""
+
+
 class Execution:
     """Marker for fields that change how rows are made but not their content."""
 
@@ -68,6 +74,9 @@ class ModelConfig(Config):
     """How often one request is tried before it is a failure."""
     num_cpus: Annotated[float, Execution] = Field(default=1.0, ge=0)
     """CPU slots one worker takes."""
+    node_labels: Annotated[dict[LabelKey, LabelValue], Execution] = Field(default={})
+    """Labels that a node must have for an engine of this model to stand on it, e.g. {pool: big-gpus}: those that nodes
+    were started with (`ray start --labels`, a worker group's labels in KubeRay)."""
     price_per_million_tokens: Annotated[float | None, Execution] = Field(default=None, ge=0)
     """US dollars per million tokens, prompt and completion alike; for the plan and the summary only."""
 

@@ -79,7 +79,8 @@ def test_an_engine_that_fits_nowhere_is_refused_with_the_sum():
             [pool("agg", 1.0, num_gpus=8, shape="tensor_parallel 8 x pipeline_parallel 1")], cluster(4), num_rows=10
         )
     assert str(refused.value) == (
-        "needs 8 GPUs for one engine of agg (tensor_parallel 8 x pipeline_parallel 1); the cluster has 4"
+        "needs 8 GPUs for one engine of agg (tensor_parallel 8 x pipeline_parallel 1); the cluster has 4; "
+        "add nodes, or lower what an engine takes or replicas"
     )
 
 
@@ -262,3 +263,29 @@ def test_a_grown_cluster_has_full_nodes_first():
     grown = cluster(8).grown(12, 24)
     assert [node.num_gpus for node in grown.nodes] == [8, 8, 4]
     assert grown.num_cpus == 64 + 24
+
+
+def test_engines_stand_only_on_nodes_with_their_labels():
+    """Two nodes of 4 GPUs, one of them labelled: 4 engines of one GPU fit there, not 5."""
+    big = frozenset({("pool", "big")})
+    nodes = (Node(num_gpus=4, num_cpus=16, labels=big), Node(num_gpus=4, num_cpus=16, labels=frozenset()))
+    both = Cluster(nodes=nodes)
+
+    def fit(labelled: int, others: int) -> bool:
+        wanted = Demand(num_gpus=1, num_cpus=1, count=labelled, labels=big)
+        return packs([Demand(num_gpus=1, num_cpus=1, count=others), wanted], both)
+
+    assert fit(4, 4)
+    assert fit(1, 7)
+    assert not fit(5, 0)
+    assert not fit(4, 5)
+    assert packs([Demand(num_gpus=1, num_cpus=1, count=8, labels=big)], Cluster(nodes=(Node(num_gpus=8, num_cpus=8),)))
+
+
+def test_an_engine_larger_than_its_labelled_nodes_takes_several_of_them():
+    """8 GPUs over two labelled nodes of 4, beside a node of 8 that it does not want."""
+    big = frozenset({("pool", "big")})
+    small = Node(num_gpus=4, num_cpus=16, labels=big)
+    nodes = (small, small, Node(num_gpus=8, num_cpus=16, labels=frozenset()))
+    assert packs([Demand(num_gpus=8, num_cpus=1, count=1, labels=big)], Cluster(nodes=nodes))
+    assert not packs([Demand(num_gpus=8, num_cpus=1, count=1, labels=big)], Cluster(nodes=nodes[1:]))

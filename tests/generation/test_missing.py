@@ -111,7 +111,7 @@ def test_wait_goes_on_as_soon_as_the_engine_is_there(folder):
         ("b: {engine: fake, num_cpus: 64}", "needs 66 CPU slots for one engine of b and 2 for admission and commit"),
         (
             "b: {engine: vllm, model: some/model, context_window: 8192, device: gpu}",
-            "needs 1 GPUs for one engine of b (tensor_parallel 1 (chosen)); the cluster has 0",
+            "models.b.device = 'gpu': the cluster has no GPUs; add nodes with GPUs, or set device: cpu",
         ),
     ],
 )

@@ -40,3 +40,13 @@ def test_the_workers_get_the_split_that_the_plan_has_chosen(tmp_path: Path):
     _, pool = line_pools(plan_input(recipe), plan, plan.phases[-1], mixture_passes(recipe))
     assert pool.num_gpus == 4
     assert pool.work.make_engine.args[0].tensor_parallel == 4
+
+
+def test_the_workers_stand_on_nodes_with_the_labels_that_the_model_wants(tmp_path: Path):
+    text = RECIPE.format(replicas=1).replace("{engine: fake}", "{engine: fake, node_labels: {pool: big}}")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    nodes = (Node(num_gpus=0, num_cpus=8, labels=frozenset({("pool", "big")})),)
+    plan = plan_generate(recipe, Cluster(nodes=nodes), 100)
+    hosted, pool = line_pools(plan_input(recipe), plan, plan.phases[0], mixture_passes(recipe))
+    assert (hosted.node_labels, pool.node_labels) == ({}, {"pool": "big"})

@@ -2,6 +2,7 @@
 
 import pytest
 
+from moaa_ray.errors import ConfigError
 from moaa_ray.generation.session import one_session, session
 from moaa_ray.recipe import RayConfig
 
@@ -39,3 +40,22 @@ def test_a_whole_in_which_nothing_needs_ray_starts_none():
     with one_session(cpu_slots=7, with_dashboard=True):
         pass
     assert not ray.is_initialized()
+
+
+def test_another_version_of_ray_on_the_cluster_is_told_with_the_way_out(monkeypatch):
+    """Ray's own words, when the driver is another version than the cluster."""
+    import ray
+
+    def init(**_):
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.59.0\nThis process was:\n    2.60"
+        )
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(
+            ConfigError, match=r"ray\.address = 10\.0\.0\.1:6379: Version mismatch: .*; install the same Ray"
+        ),
+        session(RayConfig(address="10.0.0.1:6379"), cpu_slots=1),
+    ):
+        pass

@@ -128,7 +128,10 @@ def test_a_model_that_does_not_fit_its_gpu_is_refused():
 def test_an_engine_of_eight_gpus_on_four_is_refused_with_the_sum():
     with pytest.raises(ConfigError) as refused:
         plan_generate(recipe({"a": {**LLAMA, "tensor_parallel": 8}}, ["a"], "a"), parse_cluster("gpus=4,gpu=H100"), 100)
-    assert str(refused.value) == ("needs 8 GPUs for one engine of a (tensor_parallel 8); the cluster has 4")
+    assert str(refused.value) == (
+        "needs 8 GPUs for one engine of a (tensor_parallel 8); the cluster has 4; "
+        "add nodes, or lower what an engine takes or replicas"
+    )
 
 
 def test_a_gpu_type_that_is_not_known_is_said():
