@@ -22,9 +22,6 @@ from moaa_ray.generation.worker import PassWorker, PoolWork
 _NO_PROGRESS_LIMIT_S = 6 * 3600
 _SPARE_CALLS = 4
 """Calls beside those that wait for a credit: for admitted blocks that Ray asks for again when a node is lost."""
-_GROW_AT = 1.0
-"""Blocks with a worker per block that it may work on, from which an autoscaling pool grows. Ray's own 1.75 is out of
-reach here: a worker is given no more blocks than it works on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,9 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
     """Run the phase; yields the number of rows of each block as it is committed."""
     context = ray.data.DataContext.get_current().copy()
     context.execution_no_progress_timeout_s = _NO_PROGRESS_LIMIT_S
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_AT
+    grow_at = _grow_at(line.pools)
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = grow_at
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = grow_at / 2
     with ray.data.DataContext.current(context):
         tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in range(line.num_tickets)]
         data = ray.data.from_arrow(tickets)
@@ -94,15 +93,35 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
             yield sum(cast(pa.Table, batch).column("rows").to_pylist())
 
 
+def _grow_at(pools: Sequence[Pool]) -> float:
+    """The use of a pool from which it grows, as Ray counts it: tasks that its workers have over calls they can run.
+
+    A worker is given no more tasks than _num_tasks, so that this is the most there can be: Ray's own 1.75 never comes.
+    One value holds for the whole line, so it is that of the growing pool with the fewest tasks a worker.
+    """
+    growing = [pool for pool in pools if pool.max_replicas > pool.min_replicas]
+    return min((_num_tasks(pool) / _num_calls(pool) for pool in growing), default=1.0)
+
+
+def _num_tasks(pool: Pool) -> int:
+    return pool.blocks_in_flight + 2
+
+
+def _num_calls(pool: Pool) -> int:
+    """More calls at once than there can be tasks.
+
+    A restarted actor gets its tasks back in any order, and a queued one that holds an admitted block would wait for
+    ever behind running ones that wait for that block's credit.
+    """
+    return _num_tasks(pool) + _SPARE_CALLS
+
+
 def _through(data, pool: Pool, rest: tuple):
     resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
     if pool.spans_nodes:
         resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
     elif pool.node_labels:
         resources["label_selector"] = dict(pool.node_labels)
-    # More calls at once than there can be tasks: a restarted actor gets its tasks back in any order, and a queued one
-    # that holds an admitted block would wait for ever behind running ones that wait for that block's credit.
-    num_tasks = pool.blocks_in_flight + 2
     return data.map_batches(
         PassWorker,
         fn_constructor_args=(pool.work, *rest),
@@ -112,8 +131,8 @@ def _through(data, pool: Pool, rest: tuple):
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.min_replicas,
             max_size=pool.max_replicas,
-            max_tasks_in_flight_per_actor=num_tasks,
-            max_concurrent_calls_per_actor=num_tasks + _SPARE_CALLS,
+            max_tasks_in_flight_per_actor=_num_tasks(pool),
+            max_concurrent_calls_per_actor=_num_calls(pool),
         ),
         **resources,
     )

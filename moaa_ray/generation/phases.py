@@ -114,7 +114,7 @@ def _run_line(
         try:
             _watch(run, line, coordinator, telemetry, title=title, total=total)
         finally:
-            ray.kill(coordinator)
+            ray.kill(coordinator)  # pyright: ignore[reportArgumentType]: Ray types handles apart from actors
 
 
 def _watch(run: StageRun, line: Line, coordinator, telemetry: Telemetry, *, title: str, total: int) -> None:

@@ -139,7 +139,7 @@ def _run_steps(parts: _Parts, state: State) -> State:
         if log is not None:
             log.add(line | {"save_s": save_s})
         save_s = 0.0
-        if is_save_due(job, state):
+        if is_save_due(job, state) or parts.world.is_leaving():
             if log is not None:
                 log.flush()  # a checkpoint vouches for every line before it
             save_s = _save(parts, state)

@@ -5,6 +5,7 @@ The only file here that imports Ray. What the workers do is in loop.py and prepa
 
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import ray
 import ray.data
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, get_preemption_info
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from moaa_ray.data.store import open_store
@@ -25,6 +26,7 @@ from moaa_ray.training.strategies.base import World
 
 _POLL_S = 1.0
 _COLLECTIVE_LIMIT_S = 1800
+_ASK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,33 @@ def _world() -> World:
         size=context.get_world_size(),
         device=device,
         workers_per_node=int(per_node[0]) if is_even else context.get_world_size(),
+        is_leaving=_Notices(context.get_world_rank()),
     )
+
+
+class _Notices:
+    """Says once of every node that hosts a worker that it will be taken away: Ray drains it, a spot node for one.
+
+    Ray Train itself waits for the deadline, starts the workers again elsewhere, and counts that as no failure. It must
+    be asked by all workers together, and each time costs calls to an actor: the first worker's clock says when.
+    """
+
+    def __init__(self, rank: int):
+        self._rank = rank
+        self._asked_at = time.monotonic()
+        self._known: set[str] = set()
+
+    def __call__(self) -> bool:
+        is_due = torch.tensor(self._rank == 0 and time.monotonic() - self._asked_at > _ASK_EVERY_S)
+        dist.broadcast(is_due, 0)
+        if not is_due:
+            return False
+        self._asked_at = time.monotonic()
+        info = get_preemption_info()
+        leaving = set(info.preempted_node_ids if info is not None else ())
+        is_new = not leaving <= self._known
+        self._known |= leaving
+        return is_new
 
 
 def _error_path(job: Job, attempt: str) -> str:

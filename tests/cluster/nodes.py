@@ -3,10 +3,13 @@
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from tests.generation import kills, runs
 
@@ -40,6 +43,7 @@ class Node:
         self.node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES)
         self.raylet = self.node.all_processes["raylet"][0].process.pid
         self._session = os.getsid(self.raylet)
+        self._address = cluster.address
 
     def processes(self, name: str) -> set[int]:
         """Processes of this name that run on this node."""
@@ -48,6 +52,13 @@ class Node:
     def pool_workers(self) -> set[int]:
         """Pool workers on this node that take blocks."""
         return set(kills.pool_workers(self._session)) & set(runs.descendants(self.raylet))
+
+    def give_notice(self, *, seconds: int) -> None:
+        """Say that the node will be taken away, as an autoscaler does of a spot node; nothing else happens to it."""
+        client = GcsClient(address=self._address)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = client.drain_node(self.node.node_id, reason, "test", int(1000 * (time.time() + seconds)))
+        assert accepted, why
 
     def lose(self) -> None:
         """Kill the node with all that runs on it."""

@@ -67,6 +67,14 @@ def test_killed_at_any_step_it_ends_with_the_bits_of_an_unbroken_run(unbroken, s
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_notice_that_a_node_will_go_is_answered_with_a_checkpoint_after_the_step(student, tmp_path):
+    """Saves are due after the last step of an epoch only; the notice comes when two steps are done."""
+    job = make_job(tmp_path, student, cadence=Cadence(checkpoint_every=1000, is_async=False))
+    told = iter([False, True])
+    train_until_killed(job, World(is_leaving=lambda: next(told, False)), at=4)
+    assert [path.parent.name for path in (tmp_path / "checkpoints/sft").glob("*/complete.json")] == ["step-00000002"]
+
+
 def test_a_finished_job_only_exports_again(unbroken):
     before = weights(unbroken)
     state = train(unbroken, World())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,11 +77,25 @@ def curve(run: Path) -> list[tuple]:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    wait_until(lambda: any(line["step"] >= step for line in metrics(run)), process)
+
+
+def wait_until(claim: Callable[[], object], process: subprocess.Popen) -> None:
     end = time.monotonic() + 300
-    while not any(line["step"] >= step for line in metrics(run)):
+    while not claim():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def assert_same_bits(run: Path, unbroken: Path) -> None:
+    assert curve(run) == curve(unbroken)
+    ours, theirs = (path / "models" / "sft" / "model.safetensors" for path in (run, unbroken))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def saved_steps(run: Path) -> list[int]:
+    return sorted(int(path.parent.name.split("-")[1]) for path in run.glob("checkpoints/sft/*/complete.json"))
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
@@ -114,19 +129,16 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     runs.kill_all(process)
     assert not (folder / "killed" / "models").exists()
     train(recipe)
-    assert curve(folder / "killed") == curve(unbroken)
-    ours, theirs = (run / "models" / "sft" / "model.safetensors" for run in (folder / "killed", unbroken))
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert_same_bits(folder / "killed", unbroken)
 
 
 @pytest.mark.long
 def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_an_unbroken_run(folder, unbroken):
-    run = folder / "lost"
     with nodes.cluster(head_cpus=1, with_dashboard=True) as cluster:
         node = nodes.Node(cluster, 1)
         process = start(write_recipe(folder, "lost"), f"ray.address={cluster.address}")
         try:
-            wait_for_step(run, 4, process)
+            wait_for_step(folder / "lost", 4, process)
             assert len(node.processes("RayTrainWorker")) == 1
             node.lose()
             nodes.Node(cluster, 1)
@@ -134,9 +146,31 @@ def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_
         finally:
             runs.kill_all(process)
     assert code == 0, output
-    assert curve(run) == curve(unbroken)
-    ours, theirs = (path / "models" / "sft" / "model.safetensors" for path in (run, unbroken))
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert_same_bits(folder / "lost", unbroken)
+
+
+@pytest.mark.long
+def test_a_node_that_goes_after_a_notice_leaves_a_checkpoint_of_the_step_at_which_it_came(
+    folder, unbroken, monkeypatch
+):
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
+    run = folder / "noticed"
+    with nodes.cluster(head_cpus=1, with_dashboard=True) as cluster:
+        node = nodes.Node(cluster, 1)
+        recipe = write_recipe(folder, "noticed")
+        process = start(recipe, f"ray.address={cluster.address}", "sft.checkpoint_every=1000")
+        try:
+            wait_until(lambda: node.processes("RayTrainWorker"), process)
+            node.give_notice(seconds=600)
+            wait_until(lambda: saved_steps(run), process)
+            assert saved_steps(run)[0] < len(curve(unbroken)) // 2, "no epoch is over"
+            node.lose()
+            nodes.Node(cluster, 1)
+            code, output = runs.finish(process)
+        finally:
+            runs.kill_all(process)
+    assert code == 0, output
+    assert_same_bits(run, unbroken)
 
 
 @pytest.mark.long

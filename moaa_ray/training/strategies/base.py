@@ -27,6 +27,8 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers_per_node: int = 1
+    is_leaving: Callable[[], bool] = lambda: False
+    """Whether a worker's node is newly said to be taken away soon; all workers ask together and hear the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
