@@ -72,7 +72,8 @@ def planned(arguments: argparse.Namespace, folder: Path, prompts: Path) -> dict[
     from moaa_ray.loading import load_recipe
     from moaa_ray.planning.cluster import parse_cluster
 
-    recipe = _common.write_recipe(folder, "planned", prompts, models(arguments, {}), max_tokens=LONGEST * WORDS)
+    limits = {"max_tokens": LONGEST * WORDS, "phases": 1, "block_rows": arguments.block_rows}
+    recipe = _common.write_recipe(folder, "planned", prompts, models(arguments, {}), **limits)
     cluster = parse_cluster(f"cpus={arguments.engines + _pools.SERVICE_SLOTS}")
     plan = plan_generate(load_recipe(recipe, []).recipe, cluster, arguments.rows, base_dir=folder)
     return {pool.spec.engine: pool.replicas for phase in plan.phases for pool in phase.pools}
