@@ -30,7 +30,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.generation.placing import line_pools
 from moaa_ray.lines.mixture import mixture_passes, plan_generate, plan_input
 from moaa_ray.loading import LoadedRecipe, load_recipe
-from moaa_ray.planning.pool_estimate import estimate_engine
+from moaa_ray.planning.pool_estimate import engine_window, estimate_engine
 from moaa_ray.recipe import Recipe
 from moaa_ray.run_record import open_run
 from moaa_ray.settings.models import ClassifierModel
@@ -427,7 +427,7 @@ def test_a_pass_is_planned_as_one_reading_of_the_conversation(tmp_path):
     assert estimate.completion_s(101, 0) == pytest.approx(22_533_504 / 50e9 / 0.45)
     assert estimate.completion_s(101, 600) == estimate.completion_s(101, 0)
     assert estimate.load_s == pytest.approx(30 + 98_624 * 2 / 1e9)
-    assert (estimate.window, estimate.is_on_gpu) == (512, False)
+    assert (engine_window(model, tmp_path), estimate.is_on_gpu) == (512, False)
 
 
 def test_weights_that_do_not_fit_one_gpu_are_refused(tmp_path):

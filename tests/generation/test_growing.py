@@ -23,7 +23,7 @@ ray: {{address: local}}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_that_joins_is_used_by_a_pool_that_may_grow_and_left_when_its_work_is_done(tmp_path: Path):
     """The head has room for one worker of each pool, the node for two more of the one that may grow."""
     runs.write_prompts(tmp_path / "prompts.jsonl", NUM_ROWS)

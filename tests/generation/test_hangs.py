@@ -43,7 +43,7 @@ def test_a_line_in_which_nothing_moves_is_started_again_and_loses_no_row(tmp_pat
     assert "the line stood still and was started again: 1 times" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pool_worker_that_hangs_is_found_and_replaced_while_the_line_goes_on(tmp_path):
     summary, output = stopped_run(tmp_path, "PassWorker", "generate.hang_after_s=10")
     assert summary["line_restarts"] == 0, output

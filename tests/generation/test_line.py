@@ -20,6 +20,7 @@ def pool(blocks_in_flight: int, *, max_replicas: int = 2) -> Pool:
         spans_nodes=False,
         blocks_in_flight=blocks_in_flight,
         setup={},
+        node_labels={},
     )
 
 
