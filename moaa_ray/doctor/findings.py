@@ -13,6 +13,8 @@ MIN_DISK_BYTES = 20 * 10**9
 """Room for what Ray spills and for one small model's weights; an assumption."""
 MAX_CLOCK_S = 5.0
 """Clocks further apart make metrics and time left unreadable; nothing else depends on them."""
+_MUST_AGREE = ("python", "ray", "vllm", "moaa_ray")
+_SAME_EVERYWHERE = "install the same on every node, e.g. with the image of cluster/Dockerfile"
 
 Grade = Literal["ok", "warn", "fail"]
 
@@ -34,6 +36,24 @@ def findings(driver: NodeFacts, nodes: Sequence[NodeFacts], *, run_dir: str, wan
         found += [_versions(driver, known), _gpus(known, wants_gpus=wants_gpus), *_room(known), _clocks(known)]
         found.append(_storage([driver, *known], run_dir))
     return found
+
+
+def unfit(driver: NodeFacts, nodes: Sequence[NodeFacts], *, run_dir: str) -> str:
+    """Why no stage can run on these nodes: versions that differ, a run directory that some do not see; or nothing.
+
+    A package that a node lacks is no reason: not every node loads models.
+    """
+    known = [node for node in nodes if not node.lost]
+    wrong = []
+    for package in _MUST_AGREE:
+        version = driver.versions.get(package)
+        others = [node for node in known if version and node.versions.get(package, version) != version]
+        if others:
+            wrong.append(f"{package} {version} here, but {_some(others, lambda node, p=package: node.versions[p])}")
+    if wrong:
+        return f"{'; '.join(wrong)}; {_SAME_EVERYWHERE}"
+    storage = _storage([driver, *known], run_dir)
+    return f"run_dir = {storage.told}" if storage.grade == "fail" else ""
 
 
 def text_of(found: Sequence[Finding]) -> str:
@@ -58,8 +78,7 @@ def _versions(driver: NodeFacts, nodes: Sequence[NodeFacts]) -> Finding:
             told = _some(others, lambda node, p=package: node.versions.get(p, "not installed"))
             wrong.append(f"{package} {version} here, but {told}")
     if wrong:
-        way_out = "install the same on every node, e.g. with the image of cluster/Dockerfile"
-        return Finding(grade="fail", what="versions", told=f"{'; '.join(wrong)}; {way_out}")
+        return Finding(grade="fail", what="versions", told=f"{'; '.join(wrong)}; {_SAME_EVERYWHERE}")
     told = ", ".join(f"{package} {version}" for package, version in driver.versions.items())
     return Finding(grade="ok", what="versions", told=told)
 

@@ -5,6 +5,7 @@ import ray
 from moaa_ray.core.admission import num_tickets
 from moaa_ray.core.planning import Phase
 from moaa_ray.data import commit
+from moaa_ray.doctor.asking import check_nodes
 from moaa_ray.errors import StageError
 from moaa_ray.generation import todo
 from moaa_ray.generation.coordinator import Snapshot
@@ -37,6 +38,8 @@ def run_stage(run: StageRun) -> None:
     recipe, prompts = run.plan.recipe, run.prompts
     mean_turns = 1 + sum(prompts.later_turns.values()) / max(1, len(prompts.order))
     with session(recipe.ray, cpu_slots=run.plan.cpu_slots) as is_local:
+        if not is_local:
+            check_nodes(run.store.uri)
         cluster = ray_cluster(run.plan.cpu_slots, is_local=is_local)
         num_turns = 1 + max(prompts.later_turns, default=0)
         plan = plan_stage(run.plan, cluster, len(next_steps(run)), mean_turns, num_turns=num_turns)

@@ -121,13 +121,16 @@ def _train(
     progress: TrainingProgress,
 ) -> tuple[list[Prepared], "Workers"]:
     """Everything that needs Ray: the units, then the steps."""
+    from moaa_ray.doctor.asking import check_nodes
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
     from moaa_ray.training_stage.jobs import check_lora, make_job, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
     check_lora(config, student)
-    with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True):
+    with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True) as is_local:
+        if not is_local:
+            check_nodes(store.uri)
         workers = workers_of(config)
         check_divides(config.batch, workers.num, config.micro_batch)
         prepared = []

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from moaa_ray.doctor.facts import NodeFacts, collect
-from moaa_ray.doctor.findings import findings, text_of
+from moaa_ray.doctor.findings import findings, text_of, unfit
 
 GIB = 2**30
 VERSIONS = {"python": "3.11", "ray": "2.60.0", "vllm": "0.32.0"}
@@ -78,3 +78,26 @@ def test_a_node_writes_into_the_run_directory_and_looks_for_what_the_driver_wrot
     assert "another disk" in collect("a", run_dir=str(tmp_path / "other"), probe="driver").storage_error
     (tmp_path / "file").write_text("x")
     assert "Error" in collect("a", run_dir=str(tmp_path / "file" / "run")).storage_error
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"versions": {**VERSIONS, "vllm": "0.31.0"}},
+            "vllm 0.32.0 here, but 0.31.0 on b; install the same on every node",
+        ),
+        ({"versions": {**VERSIONS, "ray": "2.59.0"}}, "ray 2.60.0 here, but 2.59.0 on b; install the same"),
+        (
+            {"storage_error": "PermissionError: no"},
+            "run_dir = s3://b/run: PermissionError: no on b; use a bucket or a disk",
+        ),
+        ({"versions": {"python": "3.11", "ray": "2.60.0"}}, ""),
+        ({"versions": {**VERSIONS, "torch": "2.0"}, "shm_bytes": 0, "gpus": ()}, ""),
+        ({"lost": "no answer within 120 s", "versions": {}}, ""),
+    ],
+)
+def test_a_stage_refuses_nodes_that_would_ruin_it_and_no_others(fields, told):
+    """A node without an engine, with little memory or without an answer may still be of use, or in nobody's way."""
+    assert unfit(WELL, [WELL, replace(WELL, name="b", **fields)], run_dir="s3://b/run").startswith(told)
+    assert bool(unfit(WELL, [WELL, replace(WELL, name="b", **fields)], run_dir="s3://b/run")) == bool(told)
