@@ -36,6 +36,12 @@ def cluster(*, head_cpus: float, with_dashboard: bool = False) -> Iterator[Clust
             started.shutdown()
 
 
+def wait_for(cluster: Cluster, *, num_nodes: int) -> None:
+    """Until so many nodes live in the cluster."""
+    client = GcsClient(address=cluster.address)
+    kills.wait_until(lambda: sum(node.state == 0 for node in client.get_all_node_info().values()) == num_nodes)
+
+
 class Node:
     """A node of a cluster, and its processes."""
 

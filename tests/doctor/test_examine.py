@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import nodes
+from tests.generation import runs
+
 RECIPE = """
 name: looked-at
 run_dir: {folder}/run
@@ -52,3 +55,29 @@ def test_a_recipe_that_wants_gpus_ends_with_an_error_where_there_are_none(addres
     code, text = doctor(tmp_path, address, device="gpu")
     assert code == 4, text
     assert "a run would fail here: GPUs" in text
+
+
+@pytest.mark.long
+def test_a_run_is_refused_where_a_node_has_another_disk_under_the_name_of_the_run_directory(tmp_path):
+    """The second node has its own empty disk there; only the superuser can mount one."""
+    if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("this user may not unshare mounts")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    runs.write_prompts(tmp_path / "prompts.jsonl", 8)
+    recipe = runs.write_recipe(tmp_path)
+    with nodes.cluster(head_cpus=4) as cluster:
+        start = f"ray start --address={cluster.address} --num-cpus=1 --object-store-memory={10**8} --block"
+        environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {disk} && exec {start}"]
+        blind = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            nodes.wait_for(cluster, num_nodes=2)
+            code, output = runs.run(recipe, f"ray.address={cluster.address}", f"run_dir={disk}/run")
+        finally:
+            runs.kill_all(blind)
+    assert code == 2, output
+    assert f"run_dir = {disk}/run: it can write there, but does not see what the driver has written" in output
+    assert "use a bucket or a disk that all nodes share" in output
+    assert runs.num_blocks(disk / "run") == 0
