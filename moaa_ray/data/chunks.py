@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data.locations import SourceFiles
-from moaa_ray.data.readers import BadRecord, Record, no_column, read_records
+from moaa_ray.data.readers import BadRecord, Record, is_plain_lines, line_parts, no_column, read_from, read_records
 from moaa_ray.data.schemas import SCHEMA_KEY
 from moaa_ray.errors import DataError
 
@@ -26,6 +26,7 @@ class Chunk:
     start: int
     stop: int
     first: int
+    byte: int = 0  # of the file at which they begin, where it can be read from there
 
 
 def find_chunks(files: SourceFiles, *, chunk_rows: int) -> list[Chunk]:
@@ -34,30 +35,36 @@ def find_chunks(files: SourceFiles, *, chunk_rows: int) -> list[Chunk]:
     first = 0
     for i in range(len(files.paths)):
         start = 0
-        for rows in _parts(files, i, chunk_rows):
-            chunks.append(Chunk(file=i, start=start, stop=start + rows, first=first))
+        for rows, byte in _parts(files, i, chunk_rows):
+            chunks.append(Chunk(file=i, start=start, stop=start + rows, first=first, byte=byte))
             start, first = start + rows, first + rows
     if not first:
         raise DataError(f"{files.paths[0]}: holds no row; name a dataset with rows")
     return chunks
 
 
-def _parts(files: SourceFiles, number: int, chunk_rows: int) -> Iterator[int]:
-    if files.format != "parquet":
-        one = SourceFiles(fs=files.fs, paths=(files.paths[number],), format=files.format)
-        total = sum(1 for _ in read_records(one))
-        yield from (min(chunk_rows, total - start) for start in range(0, total, chunk_rows))
+def _parts(files: SourceFiles, number: int, chunk_rows: int) -> Iterator[tuple[int, int]]:
+    """(rows, byte at which they begin) of every chunk of a file."""
+    path = files.paths[number]
+    if is_plain_lines(files, path):
+        yield from line_parts(files, path, chunk_rows)
         return
-    with files.fs.open(files.paths[number], "rb") as raw:
-        metadata = pq.ParquetFile(cast(IO[bytes], raw)).metadata
-        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    total = sum(sizes)
-    yield from (min(chunk_rows, total - start) for start in range(0, total, chunk_rows))
+    if files.format == "parquet":
+        with files.fs.open(path, "rb") as raw:
+            metadata = pq.ParquetFile(cast(IO[bytes], raw)).metadata
+            total = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    else:
+        total = sum(1 for _ in read_records(SourceFiles(fs=files.fs, paths=(path,), format=files.format)))
+    yield from ((min(chunk_rows, total - start), 0) for start in range(0, total, chunk_rows))
 
 
 def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iterator[tuple[int, Record]]:
     """(number of the row in its file, its record) of a chunk. Columns that Parquet lacks are left out."""
     path = files.paths[chunk.file]
+    if is_plain_lines(files, path):
+        records = itertools.islice(read_from(files, path, chunk.byte), chunk.stop - chunk.start)
+        yield from enumerate(records, chunk.start)
+        return
     if files.format != "parquet":
         one = SourceFiles(fs=files.fs, paths=(path,), format=files.format)
         for number, (_, record) in enumerate(itertools.islice(read_records(one), chunk.start, chunk.stop), chunk.start):

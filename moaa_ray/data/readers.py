@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import IO, Any, cast
@@ -83,6 +84,43 @@ def read_records(files: SourceFiles, *, columns: Sequence[str] | None = None) ->
             raise DataError(
                 f"{files.place((i, number))} is the last that can be read: {said}; mend the file"
             ) from error
+
+
+def line_parts(files: SourceFiles, name: str, num_rows: int) -> Iterator[tuple[int, int]]:
+    """(rows, byte at which they begin) of parts of at most num_rows rows of a file that is plain JSON Lines."""
+    with _opened(files, name) as raw:
+        start = len(_UTF8_MARK) if raw.read(len(_UTF8_MARK)) == _UTF8_MARK else 0
+        raw.seek(0)
+        stop, rows = start, 0
+        for line in _lines(raw, name):
+            if rows == num_rows:
+                yield rows, start
+                start, rows = stop, 0
+            stop += len(line)
+            rows += bool(line.strip())
+    if rows:
+        yield rows, start
+
+
+def read_from(files: SourceFiles, name: str, start: int) -> Iterator[Record]:
+    """The records of a file that is plain JSON Lines from a byte of line_parts on."""
+    with _opened(files, name) as raw:
+        raw.seek(start)
+        yield from (record for _, record in _json_lines(_lines(raw, name)))
+
+
+@contextmanager
+def _opened(files: SourceFiles, name: str) -> Iterator[IO[bytes]]:
+    try:
+        with files.fs.open(name, "rb") as raw:
+            yield cast(IO[bytes], raw)
+    except _BROKEN as error:
+        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {error}; mend the file") from error
+
+
+def is_plain_lines(files: SourceFiles, name: str) -> bool:
+    """Whether it is JSON Lines that can be read from any line on: not packed, and no .json that may be one list."""
+    return files.format == "jsonl" and not re.search(r"\.(json|gz|zst)$", name)
 
 
 def _numbered(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:

@@ -9,6 +9,7 @@ import pytest
 
 from moaa_ray.data.chunks import check_columns, digest_of_files, drawn_rows, find_chunks, read_chunk
 from moaa_ray.data.locations import SourceFiles, find_files
+from moaa_ray.data.readers import read_records
 from moaa_ray.errors import ConfigError, DataError
 
 
@@ -34,6 +35,25 @@ def test_every_row_is_in_one_chunk_in_order(tmp_path, kind, chunk_rows):
     assert [record["id"] for _, _, record in read] == [str(i) for i in range(15)]
     assert [chunk.first + number - chunk.start for chunk, number, _ in read] == list(range(15))
     assert all(chunk.start <= number < chunk.stop for chunk, number, _ in read)
+
+
+def test_lines_are_read_from_where_a_chunk_begins(tmp_path):
+    """A mark at the start, blank lines, letters of several bytes, a last line without an end, and a broken one."""
+    lines = [json.dumps({"id": f"{i} ü"}, ensure_ascii=False) for i in range(7)]
+    lines[4] = "{broken"
+    text = "\n\n".join(lines[:3]) + "\n \n" + "\n".join(lines[3:])
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    files = find_files(str(tmp_path / "a.jsonl"), field="data")
+    whole = [record for _, record in read_records(files)]
+    assert len(whole) == 7
+    for chunk_rows in (1, 2, 3, 7, 8):
+        chunks = find_chunks(files, chunk_rows=chunk_rows)
+        assert [record for chunk in chunks for _, record in read_chunk(files, chunk, ["id"])] == whole
+    first, second, *_ = find_chunks(files, chunk_rows=3)
+    assert (first.byte, second.byte) == (3, 3 + len("\n\n".join(lines[:3]).encode()) + 1)
+    damaged = tmp_path.joinpath("a.jsonl").read_bytes().replace(b"0 ", b"\xff ")
+    (tmp_path / "a.jsonl").write_bytes(damaged)  # what stands before a chunk is not read again
+    assert [record for _, record in read_chunk(files, second, ["id"])] == whole[3:6]
 
 
 def test_one_large_row_group_is_cut_too(tmp_path):
