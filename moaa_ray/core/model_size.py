@@ -140,23 +140,51 @@ def _config(
 _MIXTRAL_8X22B = _config("mixtral", 56, 6144, 48, 8, 16384, 32000, 65536, num_local_experts=8, num_experts_per_tok=2)
 _LLAMA_8B = _config("llama", 32, 4096, 32, 8, 14336, 128256, 131072)
 _LLAMA_70B = _config("llama", 80, 8192, 64, 8, 28672, 128256, 131072)
-_GEMMA_9B = _config("gemma2", 42, 3584, 16, 8, 14336, 256000, 8192, head_dim=256)
+_QWEN2_7B = _config("qwen2", 28, 3584, 28, 4, 18944, 152064, 32768)
+_QWEN2_72B = _config("qwen2", 80, 8192, 64, 8, 29568, 152064, 32768)
 
 PUBLISHED_CONFIGS: dict[str, dict] = {
     "alpindale/WizardLM-2-8x22B": _MIXTRAL_8X22B,
     "microsoft/WizardLM-2-8x22B": _MIXTRAL_8X22B,
     "mistralai/Mixtral-8x22B-Instruct-v0.1": {**_MIXTRAL_8X22B, "vocab_size": 32768},
-    "Qwen/Qwen2-72B-Instruct": _config("qwen2", 80, 8192, 64, 8, 29568, 152064, 32768),
-    "Qwen/Qwen1.5-110B-Chat": _config("qwen2", 80, 8192, 64, 8, 49152, 152064, 32768),
-    "google/gemma-2-27b-it": _config("gemma2", 46, 4608, 32, 16, 36864, 256000, 8192, head_dim=128),
-    "google/gemma-2-9b-it": _GEMMA_9B,
-    "meta-llama/Llama-3.1-70B-Instruct": _LLAMA_70B,
-    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": _config(
+        "mixtral", 32, 4096, 32, 8, 14336, 32000, 32768, num_local_experts=8, num_experts_per_tok=2
+    ),
     "mistralai/Mistral-7B-Instruct-v0.3": _config("mistral", 32, 4096, 32, 8, 14336, 32768, 32768),
-    "Qwen/Qwen2.5-7B-Instruct": _config("qwen2", 28, 3584, 28, 4, 18944, 152064, 32768),
+    "mistralai/Mistral-Nemo-Instruct-2407": _config("mistral", 40, 5120, 32, 8, 14336, 131072, 131072, head_dim=128),
+    "mistralai/Mistral-Small-24B-Instruct-2501": _config(
+        "mistral", 40, 5120, 32, 8, 32768, 131072, 32768, head_dim=128
+    ),
+    "mistralai/Mistral-Large-Instruct-2407": _config("mistral", 88, 12288, 96, 8, 28672, 32768, 131072, head_dim=128),
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "meta-llama/Llama-3.1-70B-Instruct": _LLAMA_70B,
+    "meta-llama/Llama-3.1-405B-Instruct": _config("llama", 126, 16384, 128, 8, 53248, 128256, 131072),
+    "meta-llama/Llama-3.2-1B-Instruct": _config("llama", 16, 2048, 32, 8, 8192, 128256, 131072, tie_word_embeddings=1),
+    "meta-llama/Llama-3.2-3B-Instruct": _config("llama", 28, 3072, 24, 8, 8192, 128256, 131072, tie_word_embeddings=1),
+    "meta-llama/Llama-3.3-70B-Instruct": _LLAMA_70B,
+    "nvidia/Llama-3.1-Nemotron-70B-Instruct-HF": _LLAMA_70B,
+    "google/gemma-2-2b-it": _config("gemma2", 26, 2304, 8, 4, 9216, 256000, 8192, head_dim=256),
+    "google/gemma-2-9b-it": _config("gemma2", 42, 3584, 16, 8, 14336, 256000, 8192, head_dim=256),
+    "google/gemma-2-27b-it": _config("gemma2", 46, 4608, 32, 16, 36864, 256000, 8192, head_dim=128),
+    "microsoft/phi-4": _config("phi3", 40, 5120, 40, 10, 17920, 100352, 16384),
+    "Qwen/Qwen1.5-72B-Chat": _config("qwen2", 80, 8192, 64, 64, 24576, 152064, 32768),
+    "Qwen/Qwen1.5-110B-Chat": _config("qwen2", 80, 8192, 64, 8, 49152, 152064, 32768),
+    "Qwen/Qwen2-7B-Instruct": _QWEN2_7B,
+    "Qwen/Qwen2-72B-Instruct": _QWEN2_72B,
+    "Qwen/Qwen2.5-0.5B-Instruct": _config("qwen2", 24, 896, 14, 2, 4864, 151936, 32768, tie_word_embeddings=1),
+    "Qwen/Qwen2.5-1.5B-Instruct": _config("qwen2", 28, 1536, 12, 2, 8960, 151936, 32768, tie_word_embeddings=1),
+    "Qwen/Qwen2.5-3B-Instruct": _config("qwen2", 36, 2048, 16, 2, 11008, 151936, 32768, tie_word_embeddings=1),
+    "Qwen/Qwen2.5-7B-Instruct": _QWEN2_7B,
+    "Qwen/Qwen2.5-14B-Instruct": _config("qwen2", 48, 5120, 40, 8, 13824, 152064, 32768),
+    "Qwen/Qwen2.5-32B-Instruct": _config("qwen2", 64, 5120, 40, 8, 27648, 152064, 32768),
+    "Qwen/Qwen2.5-72B-Instruct": _QWEN2_72B,
+    "Qwen/Qwen3-4B": _config("qwen3", 36, 2560, 32, 8, 9728, 151936, 40960, head_dim=128, tie_word_embeddings=1),
+    "Qwen/Qwen3-8B": _config("qwen3", 36, 4096, 32, 8, 12288, 151936, 40960, head_dim=128),
+    "Qwen/Qwen3-14B": _config("qwen3", 40, 5120, 40, 8, 17408, 151936, 40960, head_dim=128),
+    "Qwen/Qwen3-32B": _config("qwen3", 64, 5120, 64, 8, 25600, 151936, 40960, head_dim=128),
 }
-"""The parts of config.json that count, by hub id, of the models that the paper and our recipes use: planning needs no
-network. Source: config.json of each on the Hugging Face Hub."""
+"""The parts of config.json that count, by hub id, of the models that the paper and our recipes use and of others that
+people mix: planning needs no network. Source: config.json of each on the Hugging Face Hub."""
 
 
 def published_shape(hub_id: str) -> ModelShape | None:
