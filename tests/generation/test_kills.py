@@ -209,6 +209,7 @@ ray: {{address: local}}
 """
 
 
+@pytest.mark.long
 def test_a_vllm_core_that_is_killed_is_restarted_and_one_whose_worker_is_killed_dies_too(folder):
     run_dir, rng = folder / "vllm", random.Random(2)
     recipe = folder / "vllm.yaml"

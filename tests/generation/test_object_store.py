@@ -9,7 +9,7 @@ from moaa_ray.data import publish
 from moaa_ray.data.store import open_store
 from tests.generation import resumes, runs, servers
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 NUM_ROWS = 120
 RUN = "s3://bucket/runs/one"
 

@@ -24,7 +24,7 @@ ray: {{address: local}}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_node_that_is_lost_while_judging_costs_no_row_and_changes_no_verdict(tmp_path: Path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(folder=tmp_path), encoding="utf-8")
