@@ -106,6 +106,12 @@ def _init(options: dict, *, num_attempts: int) -> None:
                     f"ray.address = {options['address']}: {' '.join(str(error).split())}; install the same Ray and "
                     "Python here and on all nodes, e.g. with the image of cluster/Dockerfile"
                 ) from error
+            if options["address"] != "local":
+                raise ConfigError(
+                    f"ray.address = {options['address']}: this cluster does not let the run in "
+                    f"({type(error).__name__}: {' '.join(str(error).split())[:400]}); see to address and token "
+                    "(RAY_AUTH_MODE, RAY_AUTH_TOKEN), or set ray.address=local"
+                ) from error
             if "timed out during startup" not in str(error) or attempt == num_attempts:
                 raise StageError(f"Ray did not start ({error}); free this machine's CPUs and run it again") from error
             ray.shutdown()

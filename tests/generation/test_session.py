@@ -59,3 +59,17 @@ def test_another_version_of_ray_on_the_cluster_is_told_with_the_way_out(monkeypa
         session(RayConfig(address="10.0.0.1:6379"), cpu_slots=1),
     ):
         pass
+
+
+def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch):
+    import ray
+
+    def init(**_):
+        raise RuntimeError("InvalidAuthToken: Authentication token is missing or incorrect")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ConfigError, match=r"10\.0\.0\.1:6379: .*InvalidAuthToken.*; see to address and token"),
+        session(RayConfig(address="10.0.0.1:6379"), cpu_slots=1),
+    ):
+        pass
