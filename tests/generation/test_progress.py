@@ -11,7 +11,7 @@ from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.generation.progress import Progress, busy_fraction, diagnosis, duration, num_done, pool_state
 
 
-def pool(name="l0.a", *, stats=(), rows_done=0, worker_deaths=0, num_workers=1, idle_s=0.0) -> PoolSnapshot:
+def pool(name="l0.a", *, stats=(), rows_done=0, worker_deaths=0, num_workers=1, idle_s=0.0, pulses=()) -> PoolSnapshot:
     return PoolSnapshot(
         name=name,
         rows_done=rows_done,
@@ -19,6 +19,7 @@ def pool(name="l0.a", *, stats=(), rows_done=0, worker_deaths=0, num_workers=1, 
         worker_deaths=worker_deaths,
         num_workers=num_workers,
         idle_s=idle_s,
+        pulses=list(pulses),
     )
 
 

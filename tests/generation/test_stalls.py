@@ -1,8 +1,7 @@
-from collections import Counter
-
-from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
+from moaa_ray.generation.coordinator import Snapshot
 from moaa_ray.generation.host_stats import HostStats, Pulse
 from moaa_ray.generation.stalls import Found, Watchdog
+from tests.generation.test_progress import pool, snapshot
 
 RESTART_S, REQUEST_S, HANG_S = 100.0, 50.0, 30.0
 
@@ -21,24 +20,8 @@ def seen(
         open_requests=open_requests,
         num_rows=num_rows,
     )
-    pool = PoolSnapshot(
-        name="p",
-        rows_done=0,
-        stats=[HostStats(state=state, calls=calls)],
-        worker_deaths=0,
-        num_workers=1,
-        idle_s=0.0,
-        pulses=[pulse],
-    )
-    return Snapshot(
-        pools=[pool],
-        statuses=Counter(),
-        reasons=Counter(),
-        num_blocks_in_line=1,
-        num_rows_in_line=4,
-        max_blocks_in_line=1,
-        stop_reason="",
-    )
+    stats = [HostStats(state=state, calls=calls)]
+    return snapshot(pool("p", stats=stats, pulses=[pulse]), blocks=1, rows=4)
 
 
 def looks(seconds: int, at, *, step: int = 5, is_placed: bool = True) -> list[Found]:

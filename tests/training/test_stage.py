@@ -132,6 +132,14 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     assert_same_bits(folder / "killed", unbroken)
 
 
+def replace(cluster, node: nodes.Node, process: subprocess.Popen) -> None:
+    """Lose the node, let another one join, and wait for a good end."""
+    node.lose()
+    nodes.Node(cluster, 1)
+    code, output = runs.finish(process)
+    assert code == 0, output
+
+
 @pytest.mark.long
 def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_an_unbroken_run(folder, unbroken):
     with nodes.cluster(head_cpus=1, with_dashboard=True) as cluster:
@@ -140,12 +148,9 @@ def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_
         try:
             wait_for_step(folder / "lost", 4, process)
             assert len(node.processes("RayTrainWorker")) == 1
-            node.lose()
-            nodes.Node(cluster, 1)
-            code, output = runs.finish(process)
+            replace(cluster, node, process)
         finally:
             runs.kill_all(process)
-    assert code == 0, output
     assert_same_bits(folder / "lost", unbroken)
 
 
@@ -164,12 +169,9 @@ def test_a_node_that_goes_after_a_notice_leaves_a_checkpoint_of_the_step_at_whic
             node.give_notice(seconds=600)
             wait_until(lambda: saved_steps(run), process)
             assert saved_steps(run)[0] < len(curve(unbroken)) // 2, "no epoch is over"
-            node.lose()
-            nodes.Node(cluster, 1)
-            code, output = runs.finish(process)
+            replace(cluster, node, process)
         finally:
             runs.kill_all(process)
-    assert code == 0, output
     assert_same_bits(run, unbroken)
 
 
