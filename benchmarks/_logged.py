@@ -88,10 +88,10 @@ def lines_of(folder: Path) -> list[dict]:
 
 
 def run(recipe: str, folder: Path, overrides: Sequence[str]) -> None:
-    from moaa_ray.generation import placing, stage, stage_run
+    from moaa_ray.generation import phases, placing, stage
     from moaa_ray.loading import load_recipe
 
-    start_coordinator = stage_run.start_coordinator
+    start_coordinator = phases.start_coordinator
 
     def noted(line, blocks):
         facts = {"block_rows": line.block_rows, "num_credits": line.num_credits}
@@ -99,7 +99,7 @@ def run(recipe: str, folder: Path, overrides: Sequence[str]) -> None:
         return start_coordinator(line, blocks)
 
     placing.build_engine = partial(logged_engine, str(folder))
-    stage_run.start_coordinator = noted
+    phases.start_coordinator = noted
     summary = stage.generate(load_recipe(recipe, overrides))
     print(json.dumps({"rows": summary.statuses, "seconds": summary.seconds}))
 

@@ -89,11 +89,11 @@ def engine_s(questions: Sequence[_logged.Question], token_s: Mapping[str, float]
 def _run(num_slots: int, runs: Sequence[tuple[str, str]]) -> None:
     import ray
 
-    from moaa_ray.generation import placing, stage_run
+    from moaa_ray.generation import phases, placing
     from moaa_ray.generation.stage import generate
     from moaa_ray.loading import load_recipe
 
-    start_coordinator = stage_run.start_coordinator
+    start_coordinator = phases.start_coordinator
     ray.init(address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False)
     for recipe, folder in runs:
 
@@ -110,7 +110,7 @@ def _run(num_slots: int, runs: Sequence[tuple[str, str]]) -> None:
             return start_coordinator(line, blocks)
 
         placing.build_engine = partial(together_engine, folder)
-        stage_run.start_coordinator = noted
+        phases.start_coordinator = noted
         generate(load_recipe(recipe, []))
 
 
