@@ -17,7 +17,9 @@ from moaa_ray.engines.control_tokens import template_of
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.types import Message
 
-_OTHER_TEMPLATE = "set `chat_template` to a file with one that only ever adds to what it wrote"
+_OTHER_TEMPLATE = (
+    "set `chat_template` to a file with one that only ever adds to what it wrote, such as those of jobs/templates"
+)
 
 
 class DocumentError(DataError):

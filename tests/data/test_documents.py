@@ -242,6 +242,32 @@ def test_a_template_that_drops_earlier_thoughts_is_refused_where_there_are_earli
     assert caught.value.rule == "not_incremental"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("qwen3", "chatml", ["Hello.<|im_end|>", "No <|im_end|>.<|im_end|>"]),
+        ("mistral", "mistral", [" Hello.</s>", " No <|im_end|>.</s>"]),
+    ],
+)
+def test_the_templates_that_ship_take_conversations_that_the_models_own_refuse(kind, name, expected):
+    template = (Path(__file__).parents[2] / "jobs" / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = make_tokenizer(kind)
+    messages = talk("Hi", "Hello.", "Go on.", "No <|im_end|>.", system="Be kind.")
+    with pytest.raises(DocumentError, match="not_incremental"):
+        DocumentTokenizer(tokenizer).conversation(messages)
+    document = DocumentTokenizer(tokenizer, chat_template=template).conversation(messages)
+    assert counted(tokenizer, document) == expected
+    whole = tokenizer.decode(document.tokens.tolist())
+    assert (
+        whole
+        == {
+            "chatml": "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+            "Hello.<|im_end|>\n<|im_start|>user\nGo on.<|im_end|>\n<|im_start|>assistant\nNo <|im_end|>.<|im_end|>\n",
+            "mistral": "<s>[INST] Be kind.\n\nHi[/INST] Hello.</s>[INST] Go on.[/INST] No <|im_end|>.</s>",
+        }[name]
+    )
+
+
 def test_thoughts_that_a_template_writes_of_itself_count_when_it_does_not_ask_with_them():
     silent = make_tokenizer("qwen3").chat_template.replace(
         "assistant\\n<think>\\n\\n</think>\\n\\n' }}", "assistant\\n' }}"
