@@ -35,7 +35,7 @@ from moaa_ray.planning.run import evaluation_to_plan, preferences_to_plan, stage
 from moaa_ray.recipe import Run, StageName
 from moaa_ray.run_folders import iteration_folder, round_folder, with_run_models
 from moaa_ray.run_stages import REPEATED, check_stages
-from moaa_ray.training_stage.trackers import check_trackers
+from moaa_ray.training_stage.tracker_kinds import check_trackers
 
 R = TypeVar("R", bound=Run)
 

@@ -36,7 +36,8 @@ from moaa_ray.training_stage.datasets import (
 from moaa_ray.training_stage.progress import TrainingProgress
 from moaa_ray.training_stage.students import student_of
 from moaa_ray.training_stage.summary import TrainingSummary, summary_of
-from moaa_ray.training_stage.trackers import Tracked, Trackers, check_trackers
+from moaa_ray.training_stage.tracker_kinds import Tracked, check_trackers
+from moaa_ray.training_stage.trackers import Trackers
 
 if TYPE_CHECKING:
     from moaa_ray.training.trainer import Workers

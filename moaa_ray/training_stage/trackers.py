@@ -1,238 +1,93 @@
-"""Training's metrics for TensorBoard, Weights & Biases and MLflow, out of the lines of metrics/<stage>.jsonl.
+"""Hands training's metrics, the lines of metrics/<stage>.jsonl, to TensorBoard, Weights & Biases and MLflow.
 
-The driver reads them, not the loop. Of a step each tracker hears once, also after a restart; one that fails is left out
-from then on, and training goes on. Where a service is and how to log in to it stands in the environment, as its own
-library reads it (WANDB_API_KEY, MLFLOW_TRACKING_URI, ...); nothing of that is written or sent from here.
+The driver reads them, not the loop. Of a step each tracker hears once, also after a restart; one that fails or hangs is
+left out from then on, and training goes on.
 """
 
-import json
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import SimpleQueue
 
-from moaa_ray.data.store import Store
-from moaa_ray.errors import ConfigError
 from moaa_ray.settings.training import TrackerName
+from moaa_ray.training_stage.tracker_kinds import KINDS, Line, Tracked, Tracker
 
-_PACKAGES: Mapping[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
-_NO_METRICS = ("step", "num_steps", "time")
-_MLFLOW_BATCH = 1000
-"""Metrics that MLflow takes in one request."""
-
-_LOGIN_S = 30
-"""Without a key Weights & Biases would wait for one to be typed in."""
-
-Line = Mapping[str, Any]
+_PATIENCE_S = 120.0
+"""A tracker is left out after as long with one call, and all have as long for what is left at the end."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tracked:
-    """What is tracked: one stage of a run."""
+class _Courier(threading.Thread):
+    """Tells one tracker, beside the driver: a library or a service that hangs holds nobody up."""
 
-    store: Store
-    run: str
-    """The recipe's name: the project or experiment."""
-    stage: str
-    config: Mapping[str, Any]
-    """Settings that are shown beside the curves."""
+    def __init__(self, make: Callable[[], Tracker]):
+        super().__init__(name="moaa-tracker", daemon=True)
+        self._make = make
+        self.news: SimpleQueue[Sequence[Line] | bool] = SimpleQueue()
+        """Looks at the metrics; at last whether the stage came to its end."""
+        self.problem = ""
+        self.busy_since: float | None = time.monotonic()
 
+    def run(self) -> None:
+        try:
+            tracker = self._make()
+            while not isinstance(lines := self._next(), bool):
+                new = [line for line in lines if line["step"] >= tracker.next_step]
+                if new:
+                    tracker.next_step = new[-1]["step"] + 1
+                    tracker.add(new)
+            tracker.close(is_done=lines)
+        except Exception as error:  # whatever a library or its network raises, training is worth more
+            self.problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
-class Tracker(Protocol):
-    """One library that is told of steps."""
-
-    next_step: int
-    """It has heard of those before."""
-
-    def add(self, lines: Sequence[Line]) -> None:
-        """Tell it of further steps."""
-        ...
-
-    def close(self, *, is_done: bool) -> None:
-        """No more steps come now; is_done: the stage is at its end, not broken."""
-        ...
-
-
-def check_trackers(stage: str, names: Sequence[TrackerName]) -> None:
-    """Raise ConfigError for a tracker whose library is not installed here."""
-    for name in names:
-        if find_spec(_PACKAGES[name]) is None:
-            raise ConfigError(
-                f"{stage}.track = {name}: the package {_PACKAGES[name]} is not installed; pip install it where the "
-                f"driver runs, or take {name} out of the list"
-            )
+    def _next(self) -> Sequence[Line] | bool:
+        self.busy_since = None
+        news = self.news.get()
+        self.busy_since = time.monotonic()
+        return news
 
 
 class Trackers:
     """The trackers of a stage, from the start to the end of the `with` block."""
 
     def __init__(self, names: Sequence[TrackerName], tracked: Tracked, note: Callable[[str], None]):
-        """note tells people of a tracker that failed."""
-        self._names = names
-        self._tracked = tracked
+        """note tells people of a tracker that failed, or that has said nothing for two minutes."""
+        self._stage = tracked.stage
         self._note = note
-        self._trackers: dict[TrackerName, Tracker] = {}
+        self._told = 0
+        self._couriers = {name: _Courier(partial(KINDS[name], tracked)) for name in names}
 
     def __enter__(self) -> "Trackers":
-        for name in self._names:
-            self._try(name, lambda name=name: self._trackers.update({name: _KINDS[name](self._tracked)}))
+        for courier in self._couriers.values():
+            courier.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for name, tracker in list(self._trackers.items()):
-            self._try(name, lambda tracker=tracker: tracker.close(is_done=kind is None))
+        for courier in self._couriers.values():
+            courier.news.put(kind is None)
+        until = time.monotonic() + _PATIENCE_S
+        for courier in self._couriers.values():
+            courier.join(max(0.0, until - time.monotonic()))
+        self._leave_out(0.0)
 
     def tell(self, lines: Sequence[Line]) -> None:
-        """Tell every tracker of the steps among these lines that it has not heard of."""
-        for name, tracker in list(self._trackers.items()):
-            new = [line for line in lines if line["step"] >= tracker.next_step]
-            if new:
-                tracker.next_step = new[-1]["step"] + 1
-                self._try(name, lambda tracker=tracker, new=new: tracker.add(new))
+        """Hand every tracker the steps among these lines that it has not heard of; nothing is waited for."""
+        self._leave_out(_PATIENCE_S)
+        new = [line for line in lines if line["step"] >= self._told]
+        if new:
+            self._told = new[-1]["step"] + 1
+            for courier in self._couriers.values():
+                courier.news.put(new)
 
-    def _try(self, name: TrackerName, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # whatever a library or its network raises, training is worth more
-            self._trackers.pop(name, None)
-            self._note(
-                f"{self._tracked.stage}: {name} is left out from here on: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}; metrics/{self._tracked.stage}.jsonl has every step"
-            )
-
-
-class TensorBoard:
-    """Event files under metrics/tensorboard/<stage>, written anew at every start, so that no step is there twice."""
-
-    def __init__(self, tracked: Tracked):
-        from tensorboardX import SummaryWriter
-
-        self.next_step = 0
-        self._store = tracked.store
-        self._path = f"metrics/tensorboard/{tracked.stage}"
-        self._store.delete_folder(self._path)
-        self._scratch = tempfile.TemporaryDirectory() if "://" in self._store.uri else None
-        self._folder = self._scratch.name if self._scratch else f"{self._store.uri}/{self._path}"
-        self._writer = SummaryWriter(self._folder)
-
-    def add(self, lines: Sequence[Line]) -> None:
-        """See Tracker."""
-        for line in lines:
-            for key, value in _metrics(line):
-                self._writer.add_scalar(key, value, line["step"], walltime=line["time"])
-        self._writer.flush()
-        self._upload()
-
-    def close(self, *, is_done: bool) -> None:
-        """See Tracker."""
-        self._writer.close()
-        self._upload()  # what a thread of the writer had not written at the last flush
-        if self._scratch:
-            self._scratch.cleanup()
-
-    def _upload(self) -> None:
-        if self._scratch:
-            for file in Path(self._folder).iterdir():
-                self._store.put(f"{self._path}/{file.name}", file.read_bytes())
-
-
-class _Ledger:
-    """What a service has been told of, in work/<stage>: its run's id and the next step."""
-
-    def __init__(self, tracked: Tracked, name: TrackerName):
-        self._store = tracked.store
-        self._path = f"work/{tracked.stage}/{name}.json"
-        known = json.loads(self._store.read(self._path)) if self._store.exists(self._path) else {}
-        self.run_id: str = known.get("run_id", "")
-        self.next_step: int = known.get("next_step", 0)
-
-    def write(self, run_id: str, next_step: int) -> None:
-        """Before the service is told: after a kill in between a few points are missing, and none is there twice."""
-        self._store.put(self._path, json.dumps({"run_id": run_id, "next_step": next_step}).encode())
-
-
-class Wandb:
-    """A run of Weights & Biases; offline (WANDB_MODE=offline) it lies under metrics/wandb, or ./wandb for a URI."""
-
-    def __init__(self, tracked: Tracked):
-        import wandb
-
-        self._ledger = _Ledger(tracked, "wandb")
-        self._id = self._ledger.run_id or uuid.uuid4().hex[:12]
-        # Nothing of this machine, its command lines, its code or its terminal, where secrets may stand.
-        settings = wandb.Settings(
-            console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True, x_disable_stats=True,
-            login_timeout=_LOGIN_S,
-        )  # fmt: skip
-        self._run = wandb.init(
-            project=tracked.run,
-            name=f"{tracked.run} {tracked.stage}",
-            id=self._id,
-            resume="allow",
-            dir=None if "://" in tracked.store.uri else f"{tracked.store.uri}/metrics",
-            config=dict(tracked.config),
-            settings=settings,
-        )
-        self.next_step = max(self._ledger.next_step, self._run.step)
-
-    def add(self, lines: Sequence[Line]) -> None:
-        """See Tracker."""
-        self._ledger.write(self._id, lines[-1]["step"] + 1)
-        for line in lines:
-            self._run.log(dict(_metrics(line)), step=line["step"])
-
-    def close(self, *, is_done: bool) -> None:
-        """See Tracker."""
-        self._run.finish(exit_code=0 if is_done else 1)
-
-
-class Mlflow:
-    """A run of MLflow, in the experiment of the recipe's name."""
-
-    def __init__(self, tracked: Tracked):
-        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]  # wants older packages than Ray's
-
-        self._ledger = _Ledger(tracked, "mlflow")
-        self._client = MlflowClient()
-        self._id = self._ledger.run_id
-        self.next_step = self._ledger.next_step
-        if self._id:
-            self._client.update_run(self._id, status="RUNNING")
-            return
-        known = self._client.get_experiment_by_name(tracked.run)
-        experiment = known.experiment_id if known else self._client.create_experiment(tracked.run)
-        self._id = self._client.create_run(experiment, run_name=f"{tracked.run} {tracked.stage}").info.run_id
-        self._ledger.write(self._id, 0)
-        for key, value in tracked.config.items():
-            self._client.log_param(self._id, key, value)
-
-    def add(self, lines: Sequence[Line]) -> None:
-        """See Tracker."""
-        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]  # as above
-
-        self._ledger.write(self._id, lines[-1]["step"] + 1)
-        told = [
-            Metric(key, value, int(line["time"] * 1000), line["step"])
-            for line in lines
-            for key, value in _metrics(line)
-        ]
-        for start in range(0, len(told), _MLFLOW_BATCH):
-            self._client.log_batch(self._id, metrics=told[start : start + _MLFLOW_BATCH])
-
-    def close(self, *, is_done: bool) -> None:
-        """See Tracker."""
-        self._client.set_terminated(self._id, status="FINISHED" if is_done else "FAILED")
-
-
-_KINDS: Mapping[TrackerName, Callable[[Tracked], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "mlflow": Mlflow,
-}
-
-
-def _metrics(line: Line) -> Iterator[tuple[str, float]]:
-    return ((key, value) for key, value in line.items() if key not in _NO_METRICS)
+    def _leave_out(self, patience_s: float) -> None:
+        """Part with those that failed, and with those that are busy with one thing for that long."""
+        for name, courier in list(self._couriers.items()):
+            since = courier.busy_since
+            busy_s = 0.0 if since is None else time.monotonic() - since
+            is_hung = courier.is_alive() and busy_s > patience_s
+            if courier.problem or is_hung:
+                del self._couriers[name]
+                self._note(
+                    f"{self._stage}: {name} is left out from here on: "
+                    f"{courier.problem or f'no answer for {busy_s:.0f} s'}; metrics/{self._stage}.jsonl has every step"
+                )

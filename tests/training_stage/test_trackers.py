@@ -1,16 +1,20 @@
 """Trackers hear of every step once, and nothing that they do stops a run."""
 
 import json
+import re
 import struct
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
-from moaa_ray.training_stage import trackers as module
-from moaa_ray.training_stage.trackers import Tracked, Trackers, check_trackers
+from moaa_ray.training_stage import tracker_kinds, trackers
+from moaa_ray.training_stage.tracker_kinds import Tracked, check_trackers
+from moaa_ray.training_stage.trackers import Trackers
 
 
 def lines(first: int, stop: int) -> list[dict]:
@@ -71,17 +75,39 @@ class Fails:
 
 
 def test_a_tracker_that_fails_is_told_of_once_and_the_others_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_KINDS", {**module._KINDS, "wandb": Fails, "mlflow": lambda tracked: 1 / 0})
+    monkeypatch.setattr(trackers, "KINDS", {**trackers.KINDS, "wandb": Fails, "mlflow": lambda tracked: 1 / 0})
     notes = tell(tmp_path, ["mlflow", "wandb", "tensorboard"], lines(0, 2), lines(0, 4))
-    assert notes == [
+    assert sorted(notes) == [
         "sft: mlflow is left out from here on: ZeroDivisionError: division by zero; metrics/sft.jsonl has every step",
         "sft: wandb is left out from here on: ConnectionError: no route to host; metrics/sft.jsonl has every step",
     ]
     assert len(scalars(tmp_path / "metrics" / "tensorboard" / "sft")["loss"]) == 4
 
 
+class Hangs(Fails):
+    """A tracker whose library waits for a service for ever."""
+
+    def add(self, lines) -> None:
+        threading.Event().wait()
+
+
+@pytest.mark.parametrize("num_looks", [1, 3])
+def test_a_tracker_that_hangs_holds_nobody_up(tmp_path, monkeypatch, num_looks):
+    monkeypatch.setattr(trackers, "KINDS", {**trackers.KINDS, "wandb": Hangs})
+    monkeypatch.setattr(trackers, "_PATIENCE_S", 0.3)
+    notes: list[str] = []
+    with Trackers(["wandb", "tensorboard"], tracked(tmp_path), notes.append) as told:
+        for look in range(num_looks):
+            told.tell(lines(0, 2 * look + 2))
+            time.sleep(0.4)
+        assert len(notes) == (num_looks > 1)
+    (note,) = notes
+    assert re.fullmatch(r"sft: wandb is left out from here on: no answer for \d+ s; metrics/sft.jsonl has .*", note)
+    assert len(scalars(tmp_path / "metrics" / "tensorboard" / "sft")["loss"]) == 2 * num_looks
+
+
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "mlflow" else name)
+    monkeypatch.setattr(tracker_kinds, "find_spec", lambda name: None if name == "mlflow" else name)
     check_trackers("dpo", ["tensorboard", "wandb"])
     with pytest.raises(ConfigError) as caught:
         check_trackers("dpo", ["tensorboard", "mlflow"])
