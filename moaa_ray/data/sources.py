@@ -114,11 +114,6 @@ def ingest(config: PromptsConfig, *, seed: int, base_dir: str) -> "PromptSet":
     return PromptSet(config, sources, seed=seed)
 
 
-def read_prompts(config: PromptsConfig, *, seed: int, base_dir: str) -> Iterator[PromptRow]:
-    """The usable rows of all sources, in order."""
-    return ingest(config, seed=seed, base_dir=base_dir).rows()
-
-
 class PromptSet:
     """The prompts of a recipe. counts and rejected() are complete once rows() or batches() has been read to its end."""
 

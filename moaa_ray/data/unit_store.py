@@ -59,11 +59,6 @@ def write_chunk(store: Store, folder: str, name: str, units: Sequence[Unit]) -> 
     store.put(f"{folder}/{name}.json", json.dumps(facts).encode())
 
 
-def has_chunk(store: Store, folder: str, name: str) -> bool:
-    """Whether the chunk was written to its end."""
-    return store.exists(f"{folder}/{name}.json")
-
-
 def finish(store: Store, folder: str, facts: Mapping[str, Any]) -> Manifest:
     """Makes the folder's chunks, in the order of their names, a store that can be opened; returns its manifest.
 

@@ -12,7 +12,6 @@ from moaa_ray.data import schemas
 from moaa_ray.types import Row
 
 BLOCK_COLUMN = "block"
-_CHANGED_BY_PASSES = ("status", "reason", "flags")
 _READ_BY_PASSES = ("id", "source", "status", "reason", "flags", "turn", "messages")
 
 

@@ -1,7 +1,6 @@
 """Where a judge's work lies in a run: its judgments, the pairs made of them, who failed, and its numbers."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,11 +77,6 @@ def find_judge(store: Store, name: str = "") -> JudgeFiles:
     if not is_published(found.pairs, "pairs"):
         raise DataError(f"{found.pairs.uri}/pairs: judge {found.name} has made no pairs yet; run `moaa judge` again")
     return found
-
-
-def shard_hashes(store: Store, folder: str) -> Sequence[tuple[str, str]]:
-    """(file, sha256) of a published folder."""
-    return [(shard.name, shard.sha256) for shard in read_manifest(store, folder).shards]
 
 
 def _in_use(store: Store) -> str | None:

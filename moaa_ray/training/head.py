@@ -24,11 +24,19 @@ class Head(nn.Module):
         self.softcap = softcap
         self._norms: Callable[..., tuple[Tensor, Tensor]] = logprobs_and_norms
         self._grad: Callable[..., Tensor] = grad_of_logits
+        self._is_compiled = False
 
     def compile(self) -> None:
         """Compile what is done with a chunk of logits, instead of the whole, whose number of rows changes."""
         self._norms = torch.compile(logprobs_and_norms, dynamic=True)
         self._grad = torch.compile(grad_of_logits, dynamic=True)
+        self._is_compiled = True
+
+    def _both(self, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._is_compiled:
+            return logprobs_and_grad(logits, targets, weights, self.softcap)
+        logprobs, norms = self._norms(logits, targets, self.softcap)
+        return logprobs, self._grad(logits, targets, norms, weights, self.softcap)
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """hidden [N, D], targets [N] -> log-probabilities [N]; with weights [N] the sum of -weight x logprob.
@@ -51,12 +59,38 @@ def _chunks(hidden: Tensor, num_words: int) -> Iterator[slice]:
 
 
 def logprobs_and_norms(logits: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """logits [n, V], targets [n] -> log-probabilities of the targets and log-sums [n], float32."""
+    """logits [n, V], targets [n] -> log-probabilities of the targets and log-sums [n], float32.
+
+    Uncompiled it uses up float32 logits: a buffer of their size costs more than the sums.
+    """
     logits = logits.float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    norms = torch.logsumexp(logits, dim=-1)
-    return logits.gather(1, targets[:, None])[:, 0] - norms, norms
+    picked = logits.gather(1, targets[:, None])[:, 0]
+    norms = torch.logsumexp(logits, -1) if torch.compiler.is_compiling() else _exponentials(logits)[0]
+    return picked - norms, norms
+
+
+def logprobs_and_grad(logits: Tensor, targets: Tensor, weights: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """What logprobs_and_norms and grad_of_logits give, with one exponential of each logit; uses up float32 logits."""
+    dtype, slope = logits.dtype, None
+    logits = logits.float()
+    if softcap is not None:
+        bent = torch.tanh(logits / softcap)
+        logits, slope = softcap * bent, 1 - bent**2
+    picked = logits.gather(1, targets[:, None])[:, 0]
+    norms, exponentials, sums = _exponentials(logits)
+    grad = exponentials.mul_((weights / sums)[:, None])
+    grad.scatter_add_(1, targets[:, None], -weights[:, None])
+    return picked - norms, (grad if slope is None else grad.mul_(slope)).to(dtype)
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sums [n], and in the place of logits [n, V] exponentials of their distances to the largest, with sums [n]."""
+    largest = logits.amax(-1)
+    exponentials = logits.sub_(largest[:, None]).exp_()
+    sums = exponentials.sum(-1)
+    return largest + sums.log(), exponentials, sums
 
 
 def grad_of_logits(logits: Tensor, targets: Tensor, norms: Tensor, weights: Tensor, softcap: float | None) -> Tensor:
@@ -119,12 +153,12 @@ class _SummedLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(hidden, len(words)):
             logits = hidden[part] @ words.t()
-            logprobs, norms = head._norms(logits, targets[part], head.softcap)
-            total -= (weights[part] * logprobs).sum(dtype=torch.float64)
             if grad_hidden is None:
-                continue
-            grad = head._grad(logits, targets[part], norms, weights[part], head.softcap)
-            _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
+                logprobs, _ = head._norms(logits, targets[part], head.softcap)
+            else:
+                logprobs, grad = head._both(logits, targets[part], weights[part])
+                _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
+            total -= (weights[part] * logprobs).sum(dtype=torch.float64)
         ctx.grads = grad_hidden, grad_weight
         return total.float()
 

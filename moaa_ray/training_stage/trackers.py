@@ -23,8 +23,7 @@ class _Courier(threading.Thread):
     def __init__(self, make: Callable[[], Tracker]):
         super().__init__(name="moaa-tracker", daemon=True)
         self._make = make
-        self.news: SimpleQueue[Sequence[Line] | bool] = SimpleQueue()
-        """Looks at the metrics; at last whether the stage came to its end."""
+        self.news: SimpleQueue[Sequence[Line] | bool] = SimpleQueue()  # steps; at last whether all of them were taken
         self.problem = ""
         self.busy_since: float | None = time.monotonic()
 

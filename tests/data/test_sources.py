@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moaa_ray.data import schemas
 from moaa_ray.data.schema_check import check_schema
-from moaa_ray.data.sources import ingest, read_prompts, start_turns
+from moaa_ray.data.sources import ingest, start_turns
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.settings.prompts import PromptsConfig
 
@@ -383,12 +383,12 @@ def test_batches_are_bounded_and_of_the_prompts_schema(tmp_path):
         check_schema(table, schemas.PROMPTS)
 
 
-def test_read_prompts_gives_rows_and_ingest_says_how_turns_are_answered(tmp_path):
+def test_ingest_gives_rows_and_says_how_turns_are_answered(tmp_path):
     write(tmp_path, [GOOD], "a.jsonl")
     write(tmp_path, [{"prompt": "q"}], "b.jsonl")
     sources = [{"path": "a.jsonl", "turns": "last"}, {"path": "b.jsonl"}]
     config = PromptsConfig.model_validate({"sources": sources})
-    assert [row.source for row in read_prompts(config, seed=0, base_dir=str(tmp_path))] == ["a", "b"]
+    assert [row.source for row in ingest(config, seed=0, base_dir=str(tmp_path)).rows()] == ["a", "b"]
     assert open_set(tmp_path, *sources).turn_modes == {"a": "last", "b": "all"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from moaa_ray.data.documents import Document
 from moaa_ray.data.manifest import Manifest
 from moaa_ray.data.store import open_store
-from moaa_ray.data.unit_store import UnitStore, finish, has_chunk, write_chunk
+from moaa_ray.data.unit_store import UnitStore, finish, write_chunk
 from moaa_ray.data.units import Unit
 from moaa_ray.errors import DataError
 
@@ -93,11 +93,11 @@ def test_a_store_of_no_units_can_be_opened(store):
 
 
 def test_a_chunk_is_there_once_both_its_files_are(store):
-    assert not has_chunk(store, "units", "part-0")
+    assert not store.exists("units/part-0.json")
     write_chunk(store, "units", "part-0", UNITS)
-    assert has_chunk(store, "units", "part-0")
+    assert store.exists("units/part-0.json")
     store.delete("units/part-0.json")
-    assert not has_chunk(store, "units", "part-0")
+    assert not store.exists("units/part-0.json")
     with pytest.raises(DataError, match=r"part-0\.arrow was not written to its end; write the chunk again"):
         finish(store, "units", {})
 
