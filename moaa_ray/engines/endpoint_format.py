@@ -21,6 +21,18 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """The text with halves of characters beyond 16 bits joined, as JSON may hold them; one without the other is U+FFFD.
+
+    Nothing that is encoded as UTF-8 could hold it: no column, no request, no reply.
+    """
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
 
 def request_body(request: Request, *, model: str, system_role: bool) -> tuple[dict, bool]:
     """The JSON body of one request, and whether role tokens in its messages were broken up.
@@ -83,8 +95,8 @@ def completion_of(body: bytes, *, flags: tuple[str, ...]) -> Completion | Reques
     if not isinstance(text, str):
         return RequestError("bad_body", f"the content is {type(text).__name__}, not text", retryable=True)
     return Completion(
-        text=text,
-        finish_reason=finish_reason if isinstance(finish_reason, str) and finish_reason else "unknown",
+        text=encodable(text),
+        finish_reason=encodable(finish_reason) if isinstance(finish_reason, str) and finish_reason else "unknown",
         prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
         completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
         flags=flags,
@@ -98,7 +110,7 @@ def _first_logprobs(choice: dict) -> tuple[tuple[str, float], ...]:
         found = [(one["token"], float(one["logprob"])) for one in choice["logprobs"]["content"][0]["top_logprobs"]]
     except (KeyError, IndexError, TypeError, ValueError):
         return ()
-    return tuple(pair for pair in found if isinstance(pair[0], str))
+    return tuple((encodable(token), logprob) for token, logprob in found if isinstance(token, str))
 
 
 def refusal_of(status: int, excerpt: str) -> RequestError:

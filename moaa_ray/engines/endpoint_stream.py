@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 from moaa_ray.engines.base import RequestError
+from moaa_ray.engines.endpoint_format import encodable
 from moaa_ray.types import Completion
 
 MAX_BODY_BYTES = 32 * 2**20
@@ -28,7 +29,7 @@ async def pieces_of(chunks: AsyncIterator[bytes], *, flags: tuple[str, ...]) -> 
 
     Raises RequestError("bad_body") for a stream that is none, or ends before the completion does.
     """
-    text, finish_reason, usage = "", "", {}
+    text, half, finish_reason, usage = "", "", "", {}
     async for line in _lines(chunks):
         if not line.startswith(b"data:"):
             continue
@@ -37,15 +38,19 @@ async def pieces_of(chunks: AsyncIterator[bytes], *, flags: tuple[str, ...]) -> 
             break
         piece, reason, counts = _event(data)
         finish_reason, usage = reason or finish_reason, counts or usage
+        piece, half = _whole(half + piece)
         text += piece
         if piece:
             yield piece
+    if half:
+        text += encodable(half)
+        yield encodable(half)
     if not finish_reason:
         raise RequestError("bad_body", "the stream ended before the completion did", retryable=True)
     prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
     yield Completion(
         text=text,
-        finish_reason=finish_reason,
+        finish_reason=encodable(finish_reason),
         prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
         completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
         flags=flags,
@@ -62,6 +67,12 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line
+
+
+def _whole(text: str) -> tuple[str, str]:
+    """The text that can be encoded, and the first half of a character whose other half is still to come."""
+    half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    return encodable(text.removesuffix(half)), half
 
 
 def _event(data: bytes) -> tuple[str, str, dict]:

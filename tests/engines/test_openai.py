@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from moaa_ray.engines.base import EngineDeadError, EngineStartError, RequestError
-from moaa_ray.engines.endpoint_format import estimated_tokens
+from moaa_ray.engines.endpoint_format import completion_of, encodable, estimated_tokens
 from moaa_ray.engines.endpoint_limits import AdaptiveLimit, RateLimit, backoff_s, retry_after_s
 from moaa_ray.engines.openai import OpenaiEngine
 from moaa_ray.settings.models import OpenaiModel
@@ -223,6 +223,24 @@ def test_backoff_grows_is_bounded_and_depends_on_the_seed_alone():
 def test_empty_text_and_a_filter_are_completions():
     assert _ask(Endpoint(troubles=["empty"]), ask("x"))[0].text == ""
     assert _ask(Endpoint(troubles=["filtered"]), ask("x"))[0].finish_reason == "content_filter"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("a\ud83db", "a\ufffdb"),
+        ("\udc00\ud83d", "\ufffd\ufffd"),
+        ("\ud83d\ude00\ud83d", "\U0001f600\ufffd"),
+        ("plain \0 \U0001f600", "plain \0 \U0001f600"),
+    ],
+)
+def test_halves_of_characters_are_joined_or_replaced_as_no_column_could_hold_them(sent, kept):
+    assert encodable(sent) == kept
+    top = [{"token": sent, "logprob": -1.0}]
+    choice = {"message": {"content": sent}, "finish_reason": sent, "logprobs": {"content": [{"top_logprobs": top}]}}
+    completion = completion_of(json.dumps({"choices": [choice]}).encode(), flags=())
+    assert isinstance(completion, Completion)
+    assert (completion.text, completion.finish_reason, completion.first_logprobs) == (kept, kept, ((kept, -1.0),))
 
 
 def test_role_tokens_go_out_broken_and_the_completion_says_so():

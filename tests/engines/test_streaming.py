@@ -154,3 +154,26 @@ def test_an_error_inside_a_stream_is_told():
 
     with pytest.raises(RequestError, match=r"stream_error: the endpoint broke off: .*overloaded"):
         asyncio.run(read())
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (["a\ud83d", "\ude00b"], ["a", "\U0001f600b"]),
+        (["a\ud83d", "", "b"], ["a", "\ufffdb"]),
+        (["\udc00", "a", "\ud83d"], ["\ufffd", "a", "\ufffd"]),
+    ],
+)
+def test_a_character_that_is_cut_between_two_pieces_comes_whole(sent, told):
+    async def lines():
+        for i, piece in enumerate(sent):
+            choice = {"delta": {"content": piece}, "finish_reason": "stop" if i == len(sent) - 1 else None}
+            yield b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+    async def run():
+        return [piece async for piece in pieces_of(lines(), flags=())]
+
+    *pieces, last = asyncio.run(run())
+    assert pieces == told
+    assert isinstance(last, Completion)
+    assert last.text == "".join(told)

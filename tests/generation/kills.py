@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.generation import runs
 
@@ -107,3 +110,15 @@ def assert_same_data(run_dir: Path, undisturbed: Path, ids: Sequence[str]) -> No
     assert [row["id"] for row in runs.rows(run_dir)] == list(ids)
     assert runs.failures(run_dir) == []
     assert runs.digest(run_dir) == runs.digest(undisturbed)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[], object]]:
+    """An empty folder as a disk of its own of that size; gives the means to make it larger."""
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder), "-o"]
+    if subprocess.run([*mount, f"size={size}"], capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs")
+    try:
+        yield lambda: subprocess.run([*mount, "remount,size=64m"], check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -167,11 +167,8 @@ def small_disk(folder):
     """The run directory "full" as a disk of its own that is too small; gives the means to make it larger."""
     disk = folder / "full"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "tmpfs", str(disk), "-o"]
-    if subprocess.run([*mount, "size=400k"], capture_output=True).returncode:
-        pytest.skip("may not mount a tmpfs")
-    yield lambda: subprocess.run([*mount, "remount,size=64m"], check=True)
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with kills.small_disk(disk, "400k") as enlarge:
+        yield enlarge
 
 
 @pytest.mark.long

@@ -185,3 +185,20 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
     assert done.returncode == 2
     assert f"serve.port = {port}: cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.long
+def test_a_model_that_cannot_start_ends_it_with_its_name_and_the_reason(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    models = {"b": {"faults": {"any": "start_fails"}}}
+    data = recipe(serve={"port": port}, models=models, ray={"address": "local"})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    command = [sys.executable, "-m", "moaa_ray", "serve", str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=dict(os.environ))
+    assert done.returncode == 4, done.stderr
+    told = [line for line in done.stderr.splitlines() if "did not come up" in line]
+    assert len(told) == 1, done.stderr
+    assert "-b: moaa_ray.engines.base.EngineStartError: fault start_fails" in told[0]
+    assert "Traceback" not in done.stderr

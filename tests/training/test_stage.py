@@ -16,11 +16,13 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import load_training
+from moaa_ray.training.metrics import read_metrics
 from moaa_ray.training_stage.stage import train_stage
 from tests.cluster import nodes
-from tests.generation import runs
+from tests.generation import runs, servers
 from tests.training.jobs import make_student, pair_rows, sft_rows, text
 
 
@@ -184,6 +186,24 @@ def test_another_number_of_workers_and_another_strategy_go_on_with_the_same_curv
     train(recipe, "sft.workers=1", "sft.strategy=single")
     for ours, theirs in zip(curve(folder / "moved"), curve(unbroken), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.long
+def test_a_run_in_an_object_store_goes_on_after_a_kill_and_has_the_bits_of_a_local_one(folder, unbroken):
+    pytest.importorskip("moto.server", reason="moto serves S3 on this machine")
+    with servers.s3_bucket("bucket"):
+        store = open_store("s3://bucket/runs/sft")
+        recipe = write_recipe(folder, "stored")
+        process = start(recipe, f"run_dir={store.uri}")
+        wait_until(lambda: len(read_metrics(store, "metrics/sft.jsonl")) > 4, process)
+        runs.kill_all(process)
+        assert not store.exists("models/sft/model.safetensors")
+        train(recipe, f"run_dir={store.uri}")
+        lines = read_metrics(store, "metrics/sft.jsonl")
+        assert [(line["step"], line["loss"], line["grad_norm"]) for line in lines] == curve(unbroken)
+        weights = (unbroken / "models" / "sft" / "model.safetensors").read_bytes()
+        assert store.read("models/sft/model.safetensors") == weights
+    assert not (folder / "stored").exists()
 
 
 @pytest.mark.slow
