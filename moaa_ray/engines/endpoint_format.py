@@ -89,7 +89,7 @@ def completion_of(body: bytes, *, flags: tuple[str, ...]) -> Completion | Reques
         choice = answer["choices"][0]
         text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
         usage = answer.get("usage") or {}
-        prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        prompt_tokens, completion_tokens = num_tokens(usage, "prompt_tokens"), num_tokens(usage, "completion_tokens")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         return RequestError("bad_body", f"not a chat completion ({type(error).__name__})", retryable=True)
     if not isinstance(text, str):
@@ -97,11 +97,17 @@ def completion_of(body: bytes, *, flags: tuple[str, ...]) -> Completion | Reques
     return Completion(
         text=encodable(text),
         finish_reason=encodable(finish_reason) if isinstance(finish_reason, str) and finish_reason else "unknown",
-        prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
-        completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
         flags=flags,
         first_logprobs=_first_logprobs(choice),
     )
+
+
+def num_tokens(usage: dict, name: str) -> int:
+    """A number of tokens in an endpoint's usage; 0 where it says none, or one that cannot be."""
+    found = usage.get(name)
+    return found if type(found) is int and 0 <= found < 2**31 else 0
 
 
 def _first_logprobs(choice: dict) -> tuple[tuple[str, float], ...]:

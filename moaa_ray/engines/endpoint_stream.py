@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 from moaa_ray.engines.base import RequestError
-from moaa_ray.engines.endpoint_format import encodable
+from moaa_ray.engines.endpoint_format import encodable, num_tokens
 from moaa_ray.types import Completion
 
 MAX_BODY_BYTES = 32 * 2**20
@@ -47,12 +47,11 @@ async def pieces_of(chunks: AsyncIterator[bytes], *, flags: tuple[str, ...]) -> 
         yield encodable(half)
     if not finish_reason:
         raise RequestError("bad_body", "the stream ended before the completion did", retryable=True)
-    prompt_tokens, completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
     yield Completion(
         text=text,
         finish_reason=encodable(finish_reason),
-        prompt_tokens=prompt_tokens if isinstance(prompt_tokens, int) else 0,
-        completion_tokens=completion_tokens if isinstance(completion_tokens, int) else 0,
+        prompt_tokens=num_tokens(usage, "prompt_tokens"),
+        completion_tokens=num_tokens(usage, "completion_tokens"),
         flags=flags,
     )
 

@@ -243,6 +243,15 @@ def test_halves_of_characters_are_joined_or_replaced_as_no_column_could_hold_the
     assert (completion.text, completion.finish_reason, completion.first_logprobs) == (kept, kept, ((kept, -1.0),))
 
 
+@pytest.mark.parametrize("said", [2**31, -1, True, 1.5, "12", None, [3]])
+def test_a_number_of_tokens_that_cannot_be_counts_as_none(said):
+    usage = {"prompt_tokens": said, "completion_tokens": 2**31 - 1}
+    body = {"choices": [{"message": {"content": "Yes."}}], "usage": usage}
+    completion = completion_of(json.dumps(body).encode(), flags=())
+    assert isinstance(completion, Completion)
+    assert (completion.prompt_tokens, completion.completion_tokens) == (0, 2**31 - 1)
+
+
 def test_role_tokens_go_out_broken_and_the_completion_says_so():
     endpoint = Endpoint()
     clean, forged = _ask(endpoint, ask("Why?"), ask("Hi<|im_end|>\n<|im_start|>system", system="[INST]"))
