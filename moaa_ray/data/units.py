@@ -60,6 +60,8 @@ class Refusal(NamedTuple):
     id: str
     rule: str
     detail: str
+    number: int
+    """Of the row among those of the call, from 0."""
 
 
 class UnitSets(NamedTuple):
@@ -110,20 +112,23 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
 
 
 def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, settings: UnitSettings) -> UnitSets:
-    """Rows with prompt, chosen, rejected (and id, flags), all lists of messages, as pairs.
+    """Rows with prompt, chosen, rejected (and id, flags), each a list of messages or one text, as pairs.
 
     chosen and rejected may begin with the prompt's own messages. flags: "chosen_truncated" and "rejected_truncated"
     say that the last completion there was cut at a length. Both documents are fitted to max_tokens, each alone.
-    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, and same_completions.
+    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, other_prompt, and same_completions.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
-        prompt, flags = _messages(row, "prompt"), _flags(row)
+        prompt, flags = _messages(row, "prompt", text_of="user"), _flags(row)
         documents = []
         for column in ("chosen", "rejected"):
-            completion = _messages(row, column)
+            completion = _messages(row, column, text_of="assistant")
             if completion[: len(prompt)] == prompt:
                 completion = completion[len(prompt) :]
+            if completion and completion[0]["role"] != "assistant":
+                said = f"column {column!r} begins with a {completion[0]['role']} message, which is not the prompt's"
+                raise DocumentError("other_prompt", said)
             num_turns = sum(message["role"] == "assistant" for message in completion)
             cut_turns = {num_turns - 1} if f"{column}_truncated" in flags else set()
             document = tokenizer.completion(prompt, completion, cut_turns=cut_turns)
@@ -156,13 +161,13 @@ def _in_two(
 ) -> UnitSets:
     """One unit per row that documents_of makes documents of; it also gives the prompt, for an id."""
     sets = UnitSets([], [], Counter(), [])
-    for row in rows:
+    for number, row in enumerate(rows):
         try:
             row_id = _id(row)
             prompt, documents = documents_of(row)
         except DocumentError as error:
             sets.dropped[error.rule] += 1
-            sets.refusals.append(Refusal(str(row.get("id") or ""), error.rule, error.detail))
+            sets.refusals.append(Refusal(str(row.get("id") or ""), error.rule, error.detail, number))
             continue
         row_id = row_id or prompt_id(prompt)
         part = sets.validation if is_validation(row_id, settings.validation_fraction) else sets.train
@@ -183,13 +188,16 @@ def _packed(units: list[Unit], max_tokens: int) -> list[Unit]:
 
 def _id(row: Mapping[str, Any]) -> str:
     value = row.get("id")
-    if value is not None and not isinstance(value, str):
+    if value is not None and not isinstance(value, str | int):
         raise DocumentError("wrong_type", f"column 'id' holds a {type(value).__name__} instead of text")
-    return value or ""
+    return "" if value is None else str(value)
 
 
-def _messages(row: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+def _messages(row: Mapping[str, Any], column: str, *, text_of: str = "") -> tuple[Message, ...]:
+    """The column's messages; a text is one message of the role text_of, where that is given."""
     value = row.get(column)
+    if text_of and isinstance(value, str):
+        value = [{"role": text_of, "content": value}]
     if not isinstance(value, list | tuple):
         raise DocumentError("wrong_type", f"column {column!r} holds a {type(value).__name__} instead of messages")
     messages = []

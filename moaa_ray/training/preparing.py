@@ -48,7 +48,7 @@ class ChunkResult:
     num_tokens: int
     dropped: Counter = field(default_factory=Counter)
     bad: tuple[tuple[str, str, str], ...] = ()
-    """(id, rule, detail) of every row that is not trained on."""
+    """(id, or file and row from 1, rule, detail) of every row that is not trained on."""
 
     def to_json(self) -> str:
         """As text, for the way back to the driver."""
@@ -64,20 +64,22 @@ class ChunkResult:
 
 def prepare_chunk(task: ChunkTask) -> ChunkResult:
     """Tokenise and pack the rows of one chunk and write its units."""
-    rows, bad = [], []
+    rows, places, bad = [], [], []
     for number, record in read_chunk(task.files, task.chunk, COLUMNS[task.stage]):
         if task.rows is not None and task.chunk.first + number - task.chunk.start not in task.rows:
             continue
+        place = f"{task.files.paths[task.chunk.file]}:{number + 1}"
         if isinstance(record, BadRecord):
-            bad.append((f"{task.files.paths[task.chunk.file]}:{number}", record.rule, record.detail))
+            bad.append((place, record.rule, record.detail))
         else:
             rows.append(record)
+            places.append(place)
     make = sft_units if task.stage == "sft" else pair_units
     units, validation, _, refused = make(rows, _tokenizer(task), task.settings)
     store, name = open_store(task.run_uri), f"{task.chunk.first:010d}"
     write_chunk(store, task.folder, name, units)
     write_chunk(store, f"{task.folder}-validation", name, validation)
-    bad += refused
+    bad += [(one.id or places[one.number], one.rule, one.detail) for one in refused]
     return ChunkResult(
         num_rows=len(rows) + len(bad) - len(refused),
         num_units=len(units),

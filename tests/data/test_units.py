@@ -151,7 +151,7 @@ def test_a_flag_that_names_a_turn_without_an_answer_is_refused():
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ({"id": 7}, "column 'id' holds a int"),
+        ({"id": 7.5}, "column 'id' holds a float"),
         ({"messages": "Hi"}, "column 'messages' holds a str"),
         ({"messages": None}, "column 'messages' holds a NoneType"),
         ({"messages": [{"role": "user"}]}, "column 'messages': message 1 lacks"),
@@ -190,6 +190,25 @@ def test_a_prompt_repeated_at_the_start_of_a_completion_is_there_once():
     for left, right in zip(short.documents, whole.documents, strict=True):
         assert left.tokens.tolist() == right.tokens.tolist()
         assert left.counts.tolist() == right.counts.tolist()
+
+
+def test_texts_are_messages_of_the_user_and_the_assistant_and_a_number_is_an_id():
+    expected = pair_units([pair("7", "good", "bad")], MAKER, the()).train[0]
+    for one in (
+        {"id": 7, "prompt": "a", "chosen": "good", "rejected": "bad"},
+        {"id": "7", "prompt": "a", "chosen": talk("a", "good"), "rejected": talk("a", "bad")},
+    ):
+        unit = pair_units([one], MAKER, the()).train[0]
+        assert unit.ids == ("7",)
+        for left, right in zip(unit.documents, expected.documents, strict=True):
+            assert left.tokens.tolist() == right.tokens.tolist()
+
+
+def test_a_completion_to_another_prompt_is_refused():
+    one = {"id": "r", "prompt": "a ", "chosen": talk("a", "good"), "rejected": talk("a ", "bad")}
+    sets = pair_units([one, pair("s", "good", "bad")], MAKER, the())
+    assert [(each.id, each.rule, each.number) for each in sets.refusals] == [("r", "other_prompt", 0)]
+    assert "column 'chosen' begins with a user message" in sets.refusals[0].detail
 
 
 def test_the_truncated_one_of_a_pair_is_not_taught_to_end():
