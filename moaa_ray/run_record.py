@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moaa_ray import fingerprint
+from moaa_ray.data import commit
 from moaa_ray.data.store import Store
 from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError
@@ -38,7 +39,7 @@ def open_run(
     digests = model_digests(fingerprint.mixture_models(loaded.recipe), loaded.base_dir)
     fields = fingerprint.rows_fingerprint(loaded.recipe, {**prompt_versions, **digests})
     record = _record(store, loaded.recipe.name)
-    if not record["fingerprint"]:
+    if not _has_rows(store):  # a start that came to nothing binds nobody
         record["fingerprint"] = fields
     else:
         changes = fingerprint.compare(record["fingerprint"], fields)
@@ -55,6 +56,10 @@ def open_run(
     store.put(_RUN, _json(record))
     store.put("recipe.yaml", resolved_yaml(loaded.recipe).encode())
     return bool(record["changes"])
+
+
+def _has_rows(store: Store) -> bool:
+    return bool(commit.committed_so_far(store, "generate")) or store.exists("sft/manifest.json")
 
 
 def join_run(store: Store, loaded: Loaded[PreferenceRecipe] | LoadedTraining) -> None:

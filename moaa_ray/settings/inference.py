@@ -10,11 +10,11 @@ from moaa_ray.settings.models import Config, Execution
 class InferenceConfig(Config):
     """How a stage that asks models runs."""
 
-    block_rows: Annotated[int | Literal["auto"], Execution] = "auto"
+    block_rows: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Execution] = "auto"
     """Rows that are scheduled, committed and lost together; auto: from the expected seconds per row."""
     max_failed_fraction: Annotated[float, Execution] = Field(default=0.05, ge=0, le=1)
     """The run stops with an error when a larger part of its rows has failed."""
-    phases: Annotated[int | Literal["auto"], Execution] = "auto"
+    phases: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Execution] = "auto"
     """Into how many phases the line of pools is cut; auto: as few as fit on the cluster."""
     shard_rows: int = Field(default=50_000, ge=1)
     """Rows per published Parquet file."""

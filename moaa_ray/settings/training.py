@@ -84,7 +84,7 @@ class TrainingConfig(Config):
     """bf16: bfloat16 arithmetic on float32 master weights."""
 
     strategy: Annotated[Literal["fsdp2", "ddp", "deepspeed", "single"], Execution] = "fsdp2"
-    workers: Annotated[int | Literal["auto"], Execution] = "auto"
+    workers: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Execution] = "auto"
     """Processes, one GPU each; auto: every GPU of the cluster, or one process without any."""
     device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
     micro_batch: Annotated[int, Execution] = Field(default=1, ge=1)

@@ -95,7 +95,9 @@ def test_a_model_folder_with_other_weights_is_refused(folder, finished):
     for name in ("config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"):
         (own / "model" / name).write_text('{"max_position_embeddings": 8192}', encoding="utf-8")
     recipe = runs.write_recipe(own, models="c: {engine: vllm, model: ./model, device: cpu}")
-    open_run(open_store(str(own / "run")), load_recipe(recipe), prompt_versions=prompt_versions())
+    store = open_store(str(own / "run"))
+    open_run(store, load_recipe(recipe), prompt_versions=prompt_versions())
+    store.put("sft/manifest.json", b"{}")  # rows were made
     (own / "model/model.safetensors").write_text("other weights", encoding="utf-8")
     assert "models.c.files was " in refused(recipe, code=2)
 
