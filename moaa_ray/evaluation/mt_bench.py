@@ -88,7 +88,8 @@ class MtBenchScores:
 def temperature_of(category: str) -> float:
     """The temperature of a category. Raises DataError for an unknown one."""
     if category not in TEMPERATURES:
-        raise DataError(f"category = {category!r}: one of {', '.join(TEMPERATURES)} is wanted; mend the question file")
+        shown = repr(category[:80])
+        raise DataError(f"category = {shown}: one of {', '.join(TEMPERATURES)} is wanted; mend the question file")
     return TEMPERATURES[category]
 
 
