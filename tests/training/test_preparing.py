@@ -1,0 +1,37 @@
+"""One chunk of a dataset becomes units: every row is counted, and one that is refused can be found."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from moaa_ray.data.chunks import find_chunks
+from moaa_ray.data.locations import find_files
+from moaa_ray.data.units import UnitSettings
+from moaa_ray.training.preparing import ChunkResult, ChunkTask, prepare_chunk
+from tests.training.jobs import make_student
+
+
+def talk(answer):
+    return [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": answer}]
+
+
+def test_a_refused_row_is_told_by_its_id_or_by_file_and_row(tmp_path):
+    make_student(tmp_path / "student")
+    rows = [{"messages": talk("Yes.")}, {"messages": talk(" ")}, "no object", {"id": 7, "messages": talk(None)}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    files = find_files("rows.jsonl", field="data.0.path", base_dir=str(tmp_path))
+    found = []
+    for chunk in find_chunks(files, chunk_rows=2):
+        task = ChunkTask(
+            stage="sft", run_uri=str(tmp_path / "run"), folder="units", files=files, chunk=chunk, rows=None,
+            tokenizer=str(tmp_path / "student"), revision="", chat_template="",
+            settings=UnitSettings(max_tokens=64, over_long="drop", validation_fraction=0.0),
+        )  # fmt: skip
+        found.append(ChunkResult.from_json(prepare_chunk(task).to_json()))
+    assert [(one.num_rows, one.num_units, one.dropped.total()) for one in found] == [(2, 1, 1), (2, 0, 2)]
+    refused = [(place, rule) for one in found for place, rule, _ in one.bad]
+    assert refused == [(f"{path}:2", "empty_completion"), (f"{path}:3", "not_object"), ("7", "wrong_type")]
