@@ -47,7 +47,6 @@ def write(folder: Path, *, url: str = "http://127.0.0.1:9/v1") -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_garbage_of_a_student_is_judged_as_the_text_that_it_is_or_counted_by_its_reason(tmp_path):
     prompts = [*GARBAGE, "blank", "same"]
     lines = [json.dumps({"id": name, "prompt": name}) for name in prompts]
