@@ -24,6 +24,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Mixture of Agents Alignment on Ray: prompts in, better training data and a better model out.",
 )
+
+
+def _say_versions(is_asked: bool) -> None:
+    if not is_asked:
+        return
+    from moaa_ray.run_record import versions
+
+    typer.echo("\n".join(f"{name} {version}" for name, version in versions().items()))
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_versions, is_eager=True, help="Say the versions that count.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SIGNAL_EXIT = 128
 """A shell's exit code of a command that a signal ended is this much above the signal's number."""
