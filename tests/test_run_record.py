@@ -1,15 +1,18 @@
 """Whether a run directory goes on with a recipe: only rows bind, not a start that came to nothing."""
 
+from contextlib import suppress
+
 import pyarrow as pa
 import pytest
 
 from moaa_ray.data import commit
 from moaa_ray.data.store import open_store
-from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.errors import ConfigError, DataError, FencedError, StageError
 from moaa_ray.generation.stage import generate
 from moaa_ray.lines.mixture import prompt_versions
 from moaa_ray.loading import load_recipe
-from moaa_ray.run_record import open_run
+from moaa_ray.reporting.status import run_status
+from moaa_ray.run_record import noting_stop, open_run, read_run, set_stage
 from tests.generation import runs
 
 RECIPE = """
@@ -58,3 +61,53 @@ def test_rows_bind_the_directory_to_what_made_them(load, make):
 def test_blocks_and_phases_below_one_are_refused(load, field):
     with pytest.raises(ConfigError, match=rf"{field} = 0: must be at least 1 or auto"):
         load(f"{field}=0")
+
+
+def test_a_stage_that_stops_short_is_told_with_its_reason(load):
+    with pytest.raises(ConfigError):
+        generate(load("prompts.sources.0.columns.prompt=question"))
+    (told,) = run_status(load().run_dir).splitlines()[1:-1]
+    assert told.startswith("  generate  stopped 0s ago (has begun): ")
+    assert "has no column 'question'" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (StageError("first line\nthe way out"), "first line"),
+        (ValueError("odd"), "ValueError: odd"),
+        (KeyboardInterrupt(), "by a signal"),
+    ],
+)
+def test_what_stopped_a_stage_stands_in_one_line(load, error, why):
+    store = begun(load)
+    with pytest.raises(type(error)), noting_stop(store, "generate"):
+        raise error
+    state = read_run(store)["stages"]["generate"]
+    assert (state["status"], state["why"], state["epoch"]) == ("stopped", why, 3)
+
+
+def test_a_driver_that_lost_the_run_says_nothing_in_its_place(load):
+    store = begun(load)
+    with pytest.raises(FencedError), noting_stop(store, "generate"):
+        raise FencedError("another driver")
+    with suppress(StageError), noting_stop(store, "generate"):
+        open_run(store, load(), prompt_versions={})  # the other driver
+        raise StageError("late")
+    assert read_run(store)["stages"]["generate"]["status"] == "running"
+
+
+def test_a_stage_that_had_ended_stays_done(load):
+    store = begun(load)
+    with suppress(StageError), noting_stop(store, "generate"):
+        set_stage(store, "generate", status="done", epoch=3)
+        raise StageError("too many rows failed")
+    assert read_run(store)["stages"]["generate"]["status"] == "done"
+
+
+def begun(load):
+    """A run directory in which generate has begun."""
+    store = open_store(load().run_dir)
+    open_run(store, load(), prompt_versions={})
+    set_stage(store, "generate", status="running", epoch=3)
+    return store

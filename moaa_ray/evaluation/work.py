@@ -17,7 +17,7 @@ from moaa_ray.evaluation.summary import place_of, published
 from moaa_ray.generation.session import one_session
 from moaa_ray.loading import LoadedPreference
 from moaa_ray.preference.stage import RowStage, put_through
-from moaa_ray.run_record import join_run, made_with, put_progress, set_stage
+from moaa_ray.run_record import join_run, made_with, noting_stop, put_progress, set_stage
 from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Row
 
@@ -68,13 +68,14 @@ class Work:
         plans += [judge_stage(self.loaded, judge, {}, self.benches, restart=False).plan for judge in judges]
         store = open_store(self.given.run_dir)
         join_run(store, self.given)
-        set_stage(store, STAGE, status="running", epoch=0)
-        with one_session(cpu_slots=max(plan.cpu_slots for plan in plans), with_dashboard=False):
-            for name, stage in stages.items():
-                names = {bench.name for bench in self.benches_of[name]}
-                own = [each.row for each in rows.values() if each.bench.name in names]
-                answers[name] = answers_of(self._put_through(f"answers/{name}", stage, own))
-            return [record for judge in judges for record in self._judge(judge, answers)]
+        with noting_stop(store, STAGE):
+            set_stage(store, STAGE, status="running", epoch=0)
+            with one_session(cpu_slots=max(plan.cpu_slots for plan in plans), with_dashboard=False):
+                for name, stage in stages.items():
+                    names = {bench.name for bench in self.benches_of[name]}
+                    own = [each.row for each in rows.values() if each.bench.name in names]
+                    answers[name] = answers_of(self._put_through(f"answers/{name}", stage, own))
+                return [record for judge in judges for record in self._judge(judge, answers)]
 
     def _judge(self, judge: str, answers: Answers) -> list[Record]:
         own = [bench for bench in self.benches if bench.config.judge == judge]

@@ -26,7 +26,7 @@ from moaa_ray.generation.summary import Summary, render
 from moaa_ray.generation.todo import Prompts
 from moaa_ray.lines.mixture import STAGE, mixture_passes, plan_input, prompt_versions
 from moaa_ray.loading import LoadedRecipe
-from moaa_ray.run_record import digest_of_run, open_run, set_stage
+from moaa_ray.run_record import digest_of_run, noting_stop, open_run, set_stage
 
 
 def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Console | None = None) -> Summary:
@@ -39,29 +39,30 @@ def generate(loaded: LoadedRecipe, *, allow_changes: bool = False, console: Cons
     Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))  # raises where an evaluation file is missing
     store = open_store(loaded.run_dir)
     is_mixed = open_run(store, loaded, prompt_versions=prompt_versions(), allow_changes=allow_changes)
-    epoch = begin_stage(store, STAGE)
-    work = generate_work(loaded)
-    prompts = _read_prompts(loaded, store, epoch, work)
-    mean_turns = 1 + sum(prompts.later_turns.values()) / max(1, len(prompts.order))
-    run = StageRun(
-        plan=plan_input(loaded.recipe, base_dir=loaded.base_dir, mean_turns=mean_turns),
-        work=work,
-        store=store,
-        epoch=epoch,
-        prompts=prompts,
-        console=console,
-        on_missing=loaded.recipe.generate.on_missing_proposer,
-    )
-    if is_mixed:
-        todo.restart_turns(store, epoch, statuses_of(run), work)
-    run_stage(run)
-    summary = replace(_publish(loaded, run), seconds=time.monotonic() - began)
-    results.write_summary(store, STAGE, summary)
-    set_stage(store, STAGE, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
-    if not summary.is_conserved:
-        raise StageError(f"rows do not add up: {render(summary)}; this is a defect of moaa_ray, please report it")
-    check_goal(run, summary.statuses, summary.failures)
-    return summary
+    with noting_stop(store, STAGE):
+        epoch = begin_stage(store, STAGE)
+        work = generate_work(loaded)
+        prompts = _read_prompts(loaded, store, epoch, work)
+        mean_turns = 1 + sum(prompts.later_turns.values()) / max(1, len(prompts.order))
+        run = StageRun(
+            plan=plan_input(loaded.recipe, base_dir=loaded.base_dir, mean_turns=mean_turns),
+            work=work,
+            store=store,
+            epoch=epoch,
+            prompts=prompts,
+            console=console,
+            on_missing=loaded.recipe.generate.on_missing_proposer,
+        )
+        if is_mixed:
+            todo.restart_turns(store, epoch, statuses_of(run), work)
+        run_stage(run)
+        summary = replace(_publish(loaded, run), seconds=time.monotonic() - began)
+        results.write_summary(store, STAGE, summary)
+        set_stage(store, STAGE, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
+        if not summary.is_conserved:
+            raise StageError(f"rows do not add up: {render(summary)}; this is a defect of moaa_ray, please report it")
+        check_goal(run, summary.statuses, summary.failures)
+        return summary
 
 
 def generate_work(loaded: LoadedRecipe) -> StageWork:

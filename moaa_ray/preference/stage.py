@@ -17,7 +17,7 @@ from moaa_ray.generation.phases import run_stage
 from moaa_ray.generation.stage_run import StageRun, begin_stage, check_goal
 from moaa_ray.generation.summary import Summary
 from moaa_ray.planning.planner import PlanInput
-from moaa_ray.run_record import check_stage, set_stage
+from moaa_ray.run_record import check_stage, noting_stop, set_stage
 from moaa_ray.types import Row
 
 
@@ -48,21 +48,24 @@ def put_through(stage: RowStage, store: Store, rows: Iterable[Row], *, console: 
     Raises ConfigError or DataError before anything starts, StageError when it stopped short.
     """
     began, work = time.monotonic(), stage.work
-    epoch = begin(stage, store)
-    known = commit.read_statuses(store, commit.committed(store, work.stage, epoch))
-    same = todo.same_rows(store, epoch, work, rows, restart_command=stage.restart_command)
-    prompts = todo.seed_rows(store, epoch, work, same, known=known)
-    run = StageRun(plan=stage.plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
-    run_stage(run)
-    summary, failures = results.publish_rows(run, stage.folder, stage.schema, usable=stage.usable, facts=stage.facts)
-    if stage.failed_folder:
-        results.publish_failed(run, stage.failed_folder, stage.schema, record=stage.failed_record)
-    results.write_failures(store, work.stage, failures)
-    summary = replace(summary, seconds=time.monotonic() - began)
-    results.write_summary(store, work.stage, summary)
-    set_stage(store, work.stage, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
-    check_goal(run, summary.statuses, summary.failures)
-    return summary
+    with noting_stop(store, work.stage):
+        epoch = begin(stage, store)
+        known = commit.read_statuses(store, commit.committed(store, work.stage, epoch))
+        same = todo.same_rows(store, epoch, work, rows, restart_command=stage.restart_command)
+        prompts = todo.seed_rows(store, epoch, work, same, known=known)
+        run = StageRun(plan=stage.plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
+        run_stage(run)
+        summary, failures = results.publish_rows(
+            run, stage.folder, stage.schema, usable=stage.usable, facts=stage.facts
+        )
+        if stage.failed_folder:
+            results.publish_failed(run, stage.failed_folder, stage.schema, record=stage.failed_record)
+        results.write_failures(store, work.stage, failures)
+        summary = replace(summary, seconds=time.monotonic() - began)
+        results.write_summary(store, work.stage, summary)
+        set_stage(store, work.stage, status="done", epoch=run.epoch.number, counts=dict(summary.statuses))
+        check_goal(run, summary.statuses, summary.failures)
+        return summary
 
 
 def begin(stage: RowStage, store: Store) -> commit.Epoch:

@@ -16,6 +16,8 @@ from moaa_ray.training_stage.progress import progress_line
 
 _QUIET_S = 120.0
 """A driver writes every ten seconds or so; after so much silence it may be dead, or start engines or processes."""
+_MARGIN = " " * 12
+_WAY_ON = "the same command goes on where it stopped"
 
 
 def run_status(run: str, *, now: float | None = None) -> str:
@@ -47,10 +49,12 @@ def _of_stage(store: Store, stage: str, facts: Mapping[str, Any], now: float) ->
     if facts["status"] == "done":
         return f"done {_ago(now - at)}: {what_came(facts)}"
     said_at, text = newest_word(store, stage, facts["epoch"]) or (at, "has begun")
+    if facts["status"] == "stopped":
+        return f"stopped {_ago(now - at)} ({text}): {facts['why']}\n{_MARGIN}{_WAY_ON}"
     silence_s = now - max(at, said_at)
     text = f"running, last word {_ago(silence_s)}: {text}"
     if silence_s > _QUIET_S:
-        text += "\n            if its driver is dead, the same command goes on where it stopped"
+        text += f"\n{_MARGIN}if its driver is dead, {_WAY_ON}"
     return text
 
 

@@ -20,7 +20,7 @@ from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
-from moaa_ray.run_record import join_run, put_summary, set_stage
+from moaa_ray.run_record import join_run, noting_stop, put_summary, set_stage
 from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.telemetry import Telemetry
 from moaa_ray.training_stage.card import model_card
@@ -59,18 +59,19 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     if (done := _finished(store, stage, fingerprint)) is not None:
         return done
     join_run(store, loaded)
-    epoch = commit.take_epoch(store, commit.owner_record())
-    set_stage(store, stage, status="running", epoch=epoch.number)
-    began = time.time()
-    with TrainingProgress(store, stage, console=console) as progress:
-        prepared, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
-    lines = _lines(store, stage)
-    price = loaded.recipe.plan.gpu_hour_usd
-    summary = summary_of(store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price)
-    commit.check_owner(store, epoch)
-    _write(store, loaded, stage, summary, fingerprint)
-    set_stage(store, stage, status="done", epoch=epoch.number, steps=summary.num_steps)
-    return summary
+    with noting_stop(store, stage):
+        epoch = commit.take_epoch(store, commit.owner_record())
+        set_stage(store, stage, status="running", epoch=epoch.number)
+        began = time.time()
+        with TrainingProgress(store, stage, console=console) as progress:
+            prepared, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
+        lines = _lines(store, stage)
+        price = loaded.recipe.plan.gpu_hour_usd
+        summary = summary_of(store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price)
+        commit.check_owner(store, epoch)
+        _write(store, loaded, stage, summary, fingerprint)
+        set_stage(store, stage, status="done", epoch=epoch.number, steps=summary.num_steps)
+        return summary
 
 
 def _section(loaded: LoadedTraining, stage: Stage) -> SftConfig | DpoConfig:

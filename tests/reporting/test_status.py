@@ -74,3 +74,15 @@ def test_runs_inside_a_run_are_told_too(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no run\.json there"):
         run_status(str(tmp_path))
+
+
+def test_a_stage_that_stopped_short_says_why(tmp_path):
+    state = {"at": AT, "status": "stopped", "epoch": 4, "why": "prompts.jsonl: no such file"}
+    store = run_with(tmp_path, generate=state)
+    assert run_status(str(tmp_path), now=NOW).splitlines()[1:] == [
+        "  generate  stopped 1m40s ago (has begun): prompts.jsonl: no such file",
+        "            the same command goes on where it stopped",
+    ]
+    word = {"at": NOW - 500, "epoch": 4, "text": "generate 8/10 rows"}
+    store.put("metrics/progress/generate.json", json.dumps(word).encode())
+    assert "stopped 1m40s ago (generate 8/10 rows): prompts" in run_status(str(tmp_path), now=NOW)
