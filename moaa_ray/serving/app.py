@@ -34,6 +34,9 @@ _READY_WITHIN_S, _PROBE_EVERY_S = 2.0, 0.5
 _LOST = Failure(reason="unavailable")
 _HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 60.0}
 """A replica that loads or computes on few CPUs may be slow to say that it lives."""
+_NO_LIMIT = 100_000
+"""Requests at a time in a replica. Front counts those that it works on, and engines have queues of their own; where
+Serve has to hold requests back it asks again and again whether there is room, and answers 503 in the end."""
 
 
 class ReplicaModels:
@@ -139,30 +142,38 @@ def app_of(offer: Offer, *, on_gpu: Mapping[str, bool]) -> serve.Application:
     handles = {
         name: _deployment(i, name, model, on_gpu=on_gpu[name]) for i, (name, model) in enumerate(offer.engines.items())
     }
-    # Front counts what it works on itself, as Serve's own limit makes requests wait and answers 503.
-    options = {"num_replicas": offer.config.ingresses, "max_ongoing_requests": 100_000, **_HEALTH}
+    options = {"num_replicas": offer.config.ingresses, "max_ongoing_requests": _NO_LIMIT, **_HEALTH}
     ingress = cast(serve.Deployment, serve.deployment(Ingress))
     return ingress.options(name="ingress", **options).bind(offer, handles)
 
 
 def _deployment(number: int, name: str, model: WritingModel, *, on_gpu: bool) -> serve.Application:
-    options: dict[str, Any] = {"max_ongoing_requests": model.concurrency, "user_config": {}, **_HEALTH}
     most = 1
     if isinstance(model.replicas, ReplicaRange):
         most = model.replicas.max
+    elif model.replicas != "auto":
+        most = model.replicas
+    replica = cast(serve.Deployment, serve.deployment(ModelReplica))
+    named = replica.options(name=f"{number}-{name.replace('/', '-')}", **replica_options(model, on_gpu=on_gpu))
+    return named.bind(model, on_gpu=on_gpu, share=1 / most)
+
+
+def replica_options(model: WritingModel, *, on_gpu: bool) -> dict[str, Any]:
+    """How Serve is to run a model's replicas."""
+    options: dict[str, Any] = {"max_ongoing_requests": _NO_LIMIT, "user_config": {}, **_HEALTH}
+    options["logging_config"] = {"enable_access_log": False}  # the ingress has one
+    if isinstance(model.replicas, ReplicaRange):
         options["autoscaling_config"] = {
             "min_replicas": model.replicas.min,
-            "max_replicas": most,
+            "max_replicas": model.replicas.max,
             "target_ongoing_requests": max(1, model.concurrency // 2),
         }
     elif model.replicas != "auto":
-        most = options["num_replicas"] = model.replicas
+        options["num_replicas"] = model.replicas
     options["ray_actor_options"] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus if on_gpu else 0}
     if model.node_labels:
         options["ray_actor_options"]["label_selector"] = dict(model.node_labels)
-    replica = cast(serve.Deployment, serve.deployment(ModelReplica))
-    named = replica.options(name=f"{number}-{name.replace('/', '-')}", **options)
-    return named.bind(model, on_gpu=on_gpu, share=1 / most)
+    return options
 
 
 def engines_on_gpu(offer: Offer, *, has_gpus: bool) -> dict[str, bool]:
