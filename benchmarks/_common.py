@@ -131,6 +131,29 @@ def run_apart(command: Sequence[str], *, watch: Callable[[psutil.Process], None]
     return output.strip().splitlines()[-1] if output.strip() else ""
 
 
+class WrappedEngine:
+    """An engine that does what another does; for those that add something to it."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    @property
+    def window(self) -> int:
+        return self._engine.window
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def generate(self, request):
+        return await self._engine.generate(request)
+
+    def count_tokens(self, messages) -> int:
+        return self._engine.count_tokens(messages)
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+
 class Watch:
     """What the processes of a run have held and burnt, by kind, sampled from outside while it lasts.
 

@@ -1,10 +1,13 @@
-"""A stage's own line with one pool, and a run of it with the clock from the engine being up to the last commit."""
+"""A stage's own line with one pool, and a run of it that takes turns with others once its engine is up."""
 
+import asyncio
 import functools
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+
+import _common
+import _turns
 
 from moaa_ray.core.passes import StageWork
 from moaa_ray.core.planning import block_rows
@@ -43,7 +46,7 @@ def one_pool(
         block_rows=size,
         num_tickets=len(blocks),
         max_failed=len(rows),
-        start_timeout_s=60,
+        start_timeout_s=600,
         hang_after_s=600,
         restart_after_s=3600,
     )
@@ -65,7 +68,7 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
         work=PoolWork(
             name="m",
             passes=work.passes,
-            make_engine=functools.partial(build_engine, model, on_gpu=on_gpu),
+            make_engine=functools.partial(gated_engine, model, on_gpu=on_gpu),
             request_timeout_s=600,
             hang_after_s=600,
             num_slots=model.concurrency,
@@ -82,30 +85,30 @@ def _pool(work: StageWork, model: VllmModel, in_flight: int) -> Pool:
     )
 
 
+class GatedEngine(_common.WrappedEngine):
+    """An engine that is up when it has passed the contender's gate."""
+
+    async def start(self) -> None:
+        await super().start()
+        await asyncio.to_thread(_turns.pass_gate)
+
+
+def gated_engine(model: VllmModel, **settings) -> GatedEngine:
+    return GatedEngine(build_engine(model, **settings))
+
+
 def run_timed(line: Line, blocks: list, num_rows: int) -> tuple[float, HostStats]:
-    """(seconds from the engine being up to the last committed block, what the pool's one worker counted)."""
+    """(when the last block was committed, of time.monotonic(); what the pool's one worker counted)."""
     import ray
 
     from moaa_ray.generation.line import run_line, start_coordinator
     from moaa_ray.generation.session import session
     from moaa_ray.recipe import RayConfig
 
-    up_at: list[float] = []
-
-    def wait_until_up() -> None:
-        while not up_at:
-            stats = ray.get(coordinator.snapshot.remote()).pools[0].stats
-            if stats and stats[0].state == "up":
-                up_at.append(time.perf_counter() - stats[0].up_s)
-            time.sleep(0.05)
-
     with session(RayConfig(address="local"), cpu_slots=3):
         coordinator = start_coordinator(line, blocks)
-        watcher = threading.Thread(target=wait_until_up)
-        watcher.start()
-        counts = [(count, time.perf_counter()) for count in run_line(line, coordinator)]
-        watcher.join()
+        counts = [(count, time.monotonic()) for count in run_line(line, coordinator)]
         time.sleep(1.5)  # the workers' last report
         (stats,) = ray.get(coordinator.snapshot.remote()).pools[0].stats
     assert sum(count for count, _ in counts) == num_rows
-    return max(at for count, at in counts if count) - up_at[0], stats
+    return max(at for count, at in counts if count), stats

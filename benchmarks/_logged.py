@@ -15,35 +15,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import _common
 
-class LoggedEngine:
+
+class LoggedEngine(_common.WrappedEngine):
     """An engine and its log: "A <time> <request>" when asked, "D <time> <tokens> <request>" when done."""
 
     def __init__(self, engine, folder: str):
-        self._engine = engine
+        super().__init__(engine)
         self._folder = folder
         self._log = -1
-
-    @property
-    def window(self) -> int:
-        return self._engine.window
 
     async def start(self) -> None:
         name = f"{os.getpid()}-{time.time_ns()}.log"
         self._log = os.open(os.path.join(self._folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        await self._engine.start()
+        await super().start()
 
     async def generate(self, request):
         os.write(self._log, f"A {time.time():.6f} {request.id}\n".encode())
-        completion = await self._engine.generate(request)
+        completion = await super().generate(request)
         os.write(self._log, f"D {time.time():.6f} {completion.completion_tokens} {request.id}\n".encode())
         return completion
-
-    def count_tokens(self, messages) -> int:
-        return self._engine.count_tokens(messages)
-
-    async def stop(self) -> None:
-        await self._engine.stop()
 
 
 def logged_engine(folder: str, *args, **settings) -> LoggedEngine:

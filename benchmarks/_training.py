@@ -1,6 +1,7 @@
 """What the training benchmarks share: a model to train, a clock around steps, TRL's settings.
 
-Every contender runs in a process of its own, on one thread; what a run found is one line of JSON, its last.
+Every contender runs in a process of its own, on one thread; what a run found is one line of JSON, its last. Where speed
+is measured they take turns of half a second (`_turns.py`), and train until each has had as many.
 """
 
 import argparse
@@ -15,19 +16,23 @@ from typing import Any
 
 import _alpaca_units
 import _common
+import _turns
 import psutil
 import torch
 
 RATE = 1e-4
 PACKS = PAIRS = 4
 """Of an optimizer step."""
+TURN_S = 0.5
+_SAME_STEPS = 3
+"""Steps that even the slowest contender takes in a short run; the losses of those are compared."""
 
 
 def parser_of(text: str | None, *, steps: int) -> argparse.ArgumentParser:
     """The arguments that all training benchmarks know."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--steps", type=int, default=steps, help="optimizer steps that are measured, after one that is not"
+        "--steps", type=int, default=steps, help="the most optimizer steps that are measured, after one that is not"
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repeat of one step: does it run?")
@@ -50,24 +55,51 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def interleave(script: str, names: Sequence[str], folder: Path, arguments: argparse.Namespace) -> dict[str, list[dict]]:
     """Each contender once, then each once more, and so on: A-B-C-A-B-C. What each run found, by contender."""
+    runs: dict[str, list[dict]] = {name: [] for name in names}
+    for _ in range(arguments.repeats):
+        for name in names:
+            line = _common.run_apart(command_of(script, name, folder, arguments))
+            runs[name].append(json.loads(line))
+            print(name, line, file=sys.stderr, flush=True)
+    return runs
+
+
+def by_turns(script: str, names: Sequence[str], folder: Path, arguments: argparse.Namespace) -> dict[str, list[dict]]:
+    """All contenders by turns, then all once more. What each run found, by contender.
+
+    "ends" that it found, of time.monotonic(), become "own_s": seconds of its own turns until then.
+    """
+    commands = {name: command_of(script, name, folder, arguments) for name in names}
+    runs: dict[str, list[dict]] = {name: [] for name in names}
+    for _ in range(arguments.repeats):
+        for name, one in _turns.take_turns(commands, turn_s=TURN_S, num_turns=arguments.turns or None).items():
+            found = one.found
+            if "ends" in found:
+                found["own_s"] = [one.seconds_until(end) for end in found.pop("ends")]
+            runs[name].append(found)
+            print(name, json.dumps(found), file=sys.stderr, flush=True)
+    return runs
+
+
+def command_of(script: str, name: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
+    """What runs one contender."""
+    return [script, "--one", name, "--folder", str(folder), "--steps", str(arguments.steps)]
+
+
+def one_thread(folder: Path) -> None:
+    """What every contender finds in its environment."""
     os.environ |= {
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(folder / "cache"),
     }
-    runs: dict[str, list[dict]] = {name: [] for name in names}
-    for _ in range(arguments.repeats):
-        for name in names:
-            line = _common.run_apart([script, "--one", name, "--folder", str(folder), "--steps", str(arguments.steps)])
-            runs[name].append(json.loads(line))
-            print(name, line, file=sys.stderr, flush=True)
-    return runs
 
 
 def about(load: float, arguments: argparse.Namespace) -> dict[str, Any]:
     """The head of a report, with TRL's version."""
-    found = _common.about(load, steps=arguments.steps, repeats=arguments.repeats, threads=1)
+    turns = {"turns": arguments.turns, "turn_s": TURN_S} if "turns" in arguments else {}
+    found = _common.about(load, steps=arguments.steps, repeats=arguments.repeats, threads=1, **turns)
     return found | {"versions": found["versions"] | {"trl": metadata.version("trl")}}
 
 
@@ -102,10 +134,13 @@ def make_llama(*, vocabulary: int = _alpaca_units.VOCABULARY, layers: int = 6) -
 
 
 class Clock:
-    """CPU and wall time of this process between the end of the first step and the end of the last."""
+    """CPU time of this process between the end of the first step and the end of the last.
+
+    With others by turns, the first step is taken alone.
+    """
 
     def __init__(self) -> None:
-        self._ends: list[tuple[float, float]] = []
+        self._ends: list[float] = []
         self._done: list[int] = []
         self.losses: list[float] = []
         self.rss_at_start = 0
@@ -114,24 +149,25 @@ class Clock:
         """Right before the first step: what is resident now, in bytes, is there to stay."""
         self.rss_at_start = psutil.Process().memory_info().rss
 
-    def step_ended(self, amount: int, loss: float) -> None:
-        """After every optimizer step: how much it trained on (tokens, pairs), and its loss."""
-        self._ends.append((time.process_time(), time.perf_counter()))
+    def step_ended(self, amount: int, loss: float) -> bool:
+        """After every optimizer step, how much it trained on (tokens, pairs), and its loss: is it to be the last?"""
+        if _turns.has_turns() and not self._ends:
+            _turns.pass_gate()
+        self._ends.append(time.process_time())
         self._done.append(amount)
         self.losses.append(loss)
+        return _turns.has_turns() and _turns.is_over()
 
     def facts(self, what: str) -> dict[str, Any]:
-        """Amounts per CPU second and per second, what they come from, and the process's peak memory."""
-        (cpu_from, wall_from), (cpu_to, wall_to) = self._ends[0], self._ends[-1]
-        amount, cpu_s, wall_s = sum(self._done[1:]), cpu_to - cpu_from, wall_to - wall_from
+        """Amounts per CPU second, what they come from, and the process's peak memory."""
+        amount, cpu_s = sum(self._done[1:]), self._ends[-1] - self._ends[0]
         return {
             f"{what}_per_cpu_s": amount / cpu_s,
-            f"{what}_per_s": amount / wall_s,
             what: amount,
             "cpu_s": cpu_s,
-            "wall_s": wall_s,
+            "steps": len(self._ends) - 1,
             "peak_rss_mb": peak_rss_bytes() / 1e6,
-            "mean_loss": sum(self.losses) / len(self.losses),
+            "mean_loss": sum(self.losses[:_SAME_STEPS]) / len(self.losses[:_SAME_STEPS]),
         }
 
 
@@ -179,7 +215,7 @@ def timed(trainer_class: type, clock: Clock, amount_of: Callable[[Mapping[str, A
             clock.starts()
 
         def on_step_end(self, args, state, control, **kwargs):
-            clock.step_ended(self.amount, self.loss)
+            control.should_training_stop |= clock.step_ended(self.amount, self.loss)
             self.amount, self.loss = 0, 0.0
 
     class Timed(trainer_class):
@@ -209,14 +245,22 @@ def run(
     *,
     steps: int,
     units_a_step: int,
+    turns: int | None = None,
 ) -> None:
-    """The whole of a benchmark: one contender where --one names it, else all of them interleaved, and the report."""
-    arguments = parse(parser_of(doc, steps=steps))
+    """The whole of a benchmark: one contender where --one names it, else all of them, and the report.
+
+    turns: of each contender by default, 0 to its end; None: one contender after the other.
+    """
+    parser = parser_of(doc, steps=steps)
+    if turns is not None:
+        parser.add_argument("--turns", type=int, default=turns, help="of every contender, half a second each; 0: all")
+    arguments = parse(parser)
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
         return
     load = _common.load_before()
     with _common.scratch(arguments.folder) as folder:
+        one_thread(folder)
         _alpaca_units.prepare(folder, arguments.data, num_units=units_a_step * (arguments.steps + 1))
-        runs = interleave(file, contenders, folder, arguments)
+        runs = (interleave if turns is None else by_turns)(file, contenders, folder, arguments)
     _common.save(report(runs, load, arguments), arguments.out)

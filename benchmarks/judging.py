@@ -1,9 +1,9 @@
 """Verdicts a second of the judge stage against the bare engine on the same requests, and what the prefix cache saves.
 
-    python benchmarks/judging.py --rows 48 --repeats 3 --out benchmarks/results/judging_<where>.json
+    python benchmarks/judging.py --kv-blocks 256 --out benchmarks/results/judging_<where>.json
 
-A judge of one model (kind: llm) compares 5 candidates of every prompt in all 20 orders. The variants, each in a process
-of its own with a fresh engine, interleaved (A B C A B C ...):
+A judge of one model (kind: llm) compares 5 candidates of every prompt in all 20 orders. The variants, each in processes
+of its own with a fresh engine, take turns of two seconds (`_turns.py`):
 * stage: the judge stage's own line: admission, engine, durable commit; the clock runs from the engine being up to the
   last committed block.
 * bare: the very same requests at once on vLLM's asynchronous engine, in the order in which the stage lays them out.
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import _common
+import _turns
 
 VARIANTS = ("stage", "bare", "bare_shuffled")
 NUM_CANDIDATES = 5
@@ -88,12 +89,12 @@ def run_bare(model: str, rows: int, device: str, kv_blocks: int, *, shuffled: bo
         requests = the_requests(rows)
         if shuffled:
             random.Random(0).shuffle(requests)
-        began = time.perf_counter()
+        _turns.pass_gate()
         done = await asyncio.gather(*(engine.generate(request) for request in requests))
-        seconds = time.perf_counter() - began
+        ended = time.monotonic()
         await engine.stop()
         return {
-            "seconds": seconds,
+            "ended": ended,
             "verdicts": len(done),
             "prompt_tokens": sum(one.prompt_tokens for one in done),
             "cached_tokens": sum(one.cached_tokens for one in done),
@@ -114,21 +115,21 @@ def run_stage(model: str, rows: int, device: str, kv_blocks: int) -> dict:
     engine, at_once = vllm_model(model, device, kv_blocks), max(1, round(CONCURRENCY / requests_a_row))
     work = the_line().work("judge")
     line, blocks = _line.one_pool(the_rows(rows), work, engine, row_seconds=0.5, rows_at_once=at_once)
-    seconds, stats = _line.run_timed(line, blocks, rows)
+    ended, stats = _line.run_timed(line, blocks, rows)
     return {
-        "seconds": seconds,
+        "ended": ended,
         "verdicts": stats.calls,
         "prompt_tokens": stats.prompt_tokens,
         "cached_tokens": stats.cached_tokens,
     }
 
 
-def measure(variant: str, arguments: argparse.Namespace) -> dict:
-    """One run of a variant in a process of its own."""
-    command = [__file__, "--one", variant, "--model", arguments.model, "--device", arguments.device]
-    return json.loads(
-        _common.run_apart([*command, "--rows", str(arguments.rows), "--kv-blocks", str(arguments.kv_blocks)])
-    )
+def measure(arguments: argparse.Namespace) -> dict[str, dict]:
+    """One run of every variant, by turns."""
+    settings = ["--model", arguments.model, "--device", arguments.device]
+    settings += ["--rows", str(arguments.rows), "--kv-blocks", str(arguments.kv_blocks)]
+    turned = _turns.take_turns({name: [__file__, "--one", name, *settings] for name in VARIANTS})
+    return {name: one.found | {"seconds": one.seconds_until(one.found["ended"])} for name, one in turned.items()}
 
 
 def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
@@ -141,6 +142,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
         "num_candidates": NUM_CANDIDATES,
         "max_tokens": MAX_TOKENS,
         "kv_blocks": arguments.kv_blocks,
+        "turn_s": _turns.TURN_S,
     }
     return {
         **_common.about(load, device=arguments.device, concurrency=CONCURRENCY, **settings),
@@ -153,7 +155,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--model", default="")
@@ -171,9 +173,9 @@ def main() -> None:
     arguments.model = arguments.model or str(make_tiny_model(tempfile.mkdtemp(), seed=0, window=WINDOW))
     runs: dict[str, list[dict]] = {name: [] for name in VARIANTS}
     for _ in range(arguments.repeats):
-        for name in VARIANTS:
-            runs[name].append(measure(name, arguments))
-            print(name, json.dumps(runs[name][-1]), flush=True)
+        for name, found in measure(arguments).items():
+            runs[name].append(found)
+            print(name, json.dumps(found), flush=True)
     _common.save(report(runs, load, arguments), arguments.out)
 
 

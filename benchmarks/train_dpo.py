@@ -62,7 +62,8 @@ def ours(model: torch.nn.Module, pairs: Sequence[Sequence[Document]], *, micro_b
             num_chosen_targets=sum(pair[0].num_targets for pair in step),
             rate=_training.RATE,
         )
-        clock.step_ended(len(step), result.loss)
+        if clock.step_ended(len(step), result.loss):
+            break
     return clock.facts("pairs") | {"ref_pairs_per_cpu_s": len(pairs) / ref_s}
 
 
@@ -124,7 +125,7 @@ def measure(name: str, folder: Path, steps: int) -> dict:
 
 
 def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
-    keys = ("pairs_per_cpu_s", "pairs_per_s", "ref_pairs_per_cpu_s", "tokens_per_pair", "peak_rss_mb", "mean_loss")
+    keys = ("pairs_per_cpu_s", "steps", "ref_pairs_per_cpu_s", "tokens_per_pair", "peak_rss_mb", "mean_loss")
     return {
         **_training.about(load, arguments),
         "ours_over": _training.ratios(runs, "pairs_per_cpu_s", over="ours"),
@@ -135,7 +136,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 
 def main() -> None:
-    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=5, units_a_step=_training.PAIRS)
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=40, units_a_step=_training.PAIRS, turns=180)
 
 
 if __name__ == "__main__":

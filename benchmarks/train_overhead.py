@@ -3,25 +3,30 @@
     python benchmarks/train_overhead.py --repeats 3 --out benchmarks/results/train_overhead_<where>.json
 
 The model, packs and steps of train_sft.py (needs ../shared/data, or --data), as whole jobs of training/loop.py, each in
-a process of its own, on one thread a worker. Seconds are those of metrics/sft.jsonl, of every step after the first.
+processes of its own, on one thread a worker. Once the first lines of metrics are there they take turns of half a
+second; a step's seconds are those of its own turns.
 
     bare            the loop in this process, no checkpoint before the last
     ray             the same job in one worker of Ray Train
     async, sync     bare, with a checkpoint after every third step, written in the background or not
     ddp_2, fsdp2_2  two workers of Ray Train, a checkpoint after every third step, in the background
 
-ray_over_bare - 1 is the overhead. stall is what save() held up (save_s) over the median step. written_over_bare is the
-mean of all steps with checkpoints in the background over the same without: a writer on a core of its own is not free.
+ray_over_bare - 1 is the overhead. stall is what save() held up (save_s) over the mean step. written_over_bare is the
+mean step with checkpoints in the background over the same without: a writer on a core of its own is not free.
 """
 
 import argparse
 import statistics
+import threading
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import _alpaca_units
 import _common
 import _training
+import _turns
 
 from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data import commit
@@ -36,7 +41,6 @@ from moaa_ray.training.strategies.base import Numerics, World
 
 CONTENDERS = ("bare", "ray", "async", "sync", "ddp_2", "fsdp2_2")
 CHECKPOINT_EVERY = 3
-NOT_MEASURED = 1
 
 
 def make_job(folder: Path, run: Path, *, steps: int) -> Job:
@@ -81,6 +85,7 @@ def measure(name: str, folder: Path, steps: int) -> dict:
         strategy = name.removesuffix("_2") if name.endswith("_2") else "single"
         cadence = Cadence(checkpoint_every=CHECKPOINT_EVERY, is_async=name != "sync")
         job = replace(job, strategy=strategy, cadence=cadence)
+    threading.Thread(target=say_ready, args=(job,), daemon=True).start()
     if name in ("ray", "ddp_2", "fsdp2_2"):
         in_ray(job, num_workers=2 if name.endswith("_2") else 1)
     else:
@@ -88,16 +93,20 @@ def measure(name: str, folder: Path, steps: int) -> dict:
 
         torch.set_num_threads(1)
         train(job, World())
-    lines = read_metrics(open_store(job.run_uri), job.metrics_path)[NOT_MEASURED:]
-    seconds = [line["seconds"] for line in lines]
-    stalls = [line["save_s"] for line in lines if line["save_s"]]
+    lines = read_metrics(open_store(job.run_uri), job.metrics_path)
+    offset = time.time() - time.monotonic()
     return {
-        "step_s": statistics.median(seconds),
-        "mean_step_s": statistics.mean(seconds),
-        "stall_s": statistics.median(stalls) if stalls else 0.0,
-        "worst_stall_s": max(stalls, default=0.0),
+        "ends": [line["time"] - offset for line in lines],
+        "save_s": [line["save_s"] for line in lines],
         "loss": lines[-1]["loss"],
     }
+
+
+def say_ready(job: Job) -> None:
+    """Have the turns begin when the first steps are told of."""
+    while not read_metrics(open_store(job.run_uri), job.metrics_path):
+        time.sleep(0.05)
+    _turns.say_ready()
 
 
 def in_ray(job: Job, *, num_workers: int) -> None:
@@ -110,26 +119,40 @@ def in_ray(job: Job, *, num_workers: int) -> None:
         run_training(job, workers, attempt="000001", watch=lambda: None)
 
 
+def facts(run: Mapping) -> dict[str, float]:
+    """Mean step and median stall of a run, from the first step that ended within its turns."""
+    begin = next(i for i, own_s in enumerate(run["own_s"]) if own_s)
+    stalls = [save_s for save_s in run["save_s"][begin + 1 :] if save_s]
+    return {
+        "steps": len(run["own_s"]) - 1 - begin,
+        "step_s": (run["own_s"][-1] - run["own_s"][begin]) / (len(run["own_s"]) - 1 - begin),
+        "stall_s": statistics.median(stalls) if stalls else 0.0,
+    }
+
+
 def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespace) -> dict:
-    bare, ray = runs["bare"], runs["ray"]
-    saving = {name: of for name, of in runs.items() if name not in ("bare", "ray")}
+    found = {name: [facts(run) for run in of] for name, of in runs.items()}
+    bare = found["bare"]
+
+    def over_bare(name: str) -> dict[str, float]:
+        return _common.spread([a["step_s"] / b["step_s"] for a, b in zip(found[name], bare, strict=True)])
+
     return {
         **_training.about(load, arguments),
-        "ray_over_bare": _common.spread([a["step_s"] / b["step_s"] for a, b in zip(ray, bare, strict=True)]),
-        "written_over_bare": _common.spread(
-            [a["mean_step_s"] / b["mean_step_s"] for a, b in zip(runs["async"], bare, strict=True)]
-        ),
-        "stall": {name: _common.spread([one["stall_s"] / one["step_s"] for one in of]) for name, of in saving.items()},
-        "by_contender": {
-            name: _common.spreads(of, ("step_s", "mean_step_s", "stall_s", "worst_stall_s"))
-            for name, of in runs.items()
+        "ray_over_bare": over_bare("ray"),
+        "written_over_bare": over_bare("async"),
+        "stall": {
+            name: _common.spread([one["stall_s"] / one["step_s"] for one in of])
+            for name, of in found.items()
+            if name not in ("bare", "ray")
         },
+        "by_contender": {name: _common.spreads(of, ("steps", "step_s", "stall_s")) for name, of in found.items()},
         "runs": runs,
     }
 
 
 def main() -> None:
-    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=12, units_a_step=_training.PACKS)
+    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=40, units_a_step=_training.PACKS, turns=0)
 
 
 if __name__ == "__main__":
