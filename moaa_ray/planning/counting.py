@@ -1,12 +1,18 @@
-"""How many prompts a recipe has, counted in its own files before anything starts."""
+"""How many prompts a recipe has, and rows to train on, counted in its own files before anything starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moaa_ray.data.chunks import find_chunks
+from moaa_ray.data.locations import find_files
 from moaa_ray.data.sources import ingest, start_turns
 from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.loading import RUN
 from moaa_ray.settings.prompts import PromptsConfig, SourceConfig
+from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
+
+_CHUNK_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +45,31 @@ def count_sources(sources: Sequence[SourceConfig], *, seed: int, base_dir: str |
     """The same of sources without other rules, each prompt answered once."""
     found = count_prompts(PromptsConfig(sources=list(sources)), seed=seed, base_dir=base_dir)
     return Counted(num_rows=found.num_rows, why_not=found.why_not)
+
+
+def count_training(config: SftConfig | DpoConfig, *, num_of_run: int | None, base_dir: str | Path) -> Counted:
+    """Rows that an epoch of a training stage takes in the mean, of all its datasets.
+
+    num_of_run: how many the stages before leave in the run, as far as known; it stands for each dataset RUN/... too.
+    """
+    total = 0.0
+    for part in config.data:
+        counted = _rows_in(part, num_of_run=num_of_run, base_dir=base_dir)
+        if counted.num_rows is None:
+            return counted
+        num = counted.num_rows if part.rows is None else min(part.rows, counted.num_rows)
+        total += num * part.weight * min(1.0, (part.epochs or config.epochs) / config.epochs)
+    return Counted(num_rows=max(1, round(total)))
+
+
+def _rows_in(part: TrainingData, *, num_of_run: int | None, base_dir: str | Path) -> Counted:
+    if part.path.startswith(RUN):
+        return Counted(num_rows=num_of_run)
+    if "://" in part.path:
+        return Counted(num_rows=None, why_not=f"{part.path} is not on this machine")
+    try:
+        files = find_files(part.path, field="data", base_dir=str(base_dir))
+        chunks = find_chunks(files, chunk_rows=_CHUNK_ROWS)
+    except (ConfigError, DataError) as error:  # a plan may be made where the data is not
+        return Counted(num_rows=None, why_not=str(error))
+    return Counted(num_rows=sum(chunk.stop - chunk.start for chunk in chunks))

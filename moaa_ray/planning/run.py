@@ -15,7 +15,7 @@ from moaa_ray.lines.mixture import plan_input
 from moaa_ray.lines.sample import plan_input as plan_sample
 from moaa_ray.loading import LoadedPreference, LoadedRecipe, LoadedTraining
 from moaa_ray.planning.cluster import parse_cluster
-from moaa_ray.planning.counting import count_prompts, count_sources
+from moaa_ray.planning.counting import count_prompts, count_sources, count_training
 from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
 from moaa_ray.planning.simulating import simulated_text
 from moaa_ray.planning.text import duration, render
@@ -73,7 +73,8 @@ def plan_for_cli(
     shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
     for stage in TRAINING:
         if recipe.student is not None and stage in recipe.stages:
-            rows = rows_of.get(stage, later)
+            rows, why_not = _rows_to_train_on(loaded, stage, rows_of.get(stage, later))
+            notes += [f"note: {stage}.data is not counted: {why_not}"] * bool(why_not)
             plans[stage] = plan_training(
                 recipe, stage, recipe.student, shape, rows.num, mean_turns=rows.mean_turns, base_dir=loaded.base_dir
             )
@@ -124,6 +125,15 @@ def _rows_of(loaded: LoadedRecipe | LoadedTraining, num_rows: int) -> tuple[_Row
     if (drawn := recipe.sample.rows) is not None:
         later = min(drawn, later or drawn)
     return first, _Rows(num=later), notes
+
+
+def _rows_to_train_on(loaded: LoadedRecipe | LoadedTraining, stage: Stage, before: _Rows) -> tuple[_Rows, str]:
+    """Rows of an epoch of a training stage, and why they are not counted; before: what the stages before leave it."""
+    config = loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo
+    if not config.data:
+        return before, ""
+    counted = count_training(config, num_of_run=before.num, base_dir=loaded.base_dir)
+    return _Rows(num=counted.num_rows), counted.why_not
 
 
 def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:

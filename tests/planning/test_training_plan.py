@@ -7,8 +7,10 @@ import pytest
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_to_plan
 from moaa_ray.planning.cluster import parse_cluster
+from moaa_ray.planning.counting import count_training
 from moaa_ray.planning.run import plan_for_cli
 from moaa_ray.planning.training import TrainingPlan, plan_training
+from moaa_ray.settings.training import SftConfig, TrainingData
 
 JOBS = Path(__file__).parents[2] / "jobs"
 H100S = "gpus=8,gpu=H100,cpus=96"
@@ -109,3 +111,40 @@ def test_prompts_that_are_elsewhere_are_not_fetched_to_be_counted():
     loaded = load_to_plan(JOBS / "demo.yaml", ["prompts.sources.0.path=s3://bucket/prompts"])
     text = plan_for_cli(loaded, cluster="cpus=8", num_rows=0)
     assert "note: prompts are not counted: s3://bucket/prompts is not on this machine; say --rows" in text
+
+
+def write_rows(path: Path, num_rows: int) -> str:
+    path.write_text('{"messages": []}\n' * num_rows, encoding="utf-8")
+    return str(path)
+
+
+def test_rows_of_an_epoch_are_counted_in_the_recipes_own_data(tmp_path):
+    """Half of 40, 30 of 60 rows in two of four epochs, and all of the run's own 100: 20 + 15 + 100."""
+    config = SftConfig(
+        epochs=4,
+        data=[
+            TrainingData(path=write_rows(tmp_path / "a.jsonl", 40), weight=0.5),
+            TrainingData(path=write_rows(tmp_path / "b.jsonl", 60), rows=30, epochs=2),
+            TrainingData(path="RUN/baselines/random-5"),
+        ],
+    )
+    assert count_training(config, num_of_run=100, base_dir=tmp_path).num_rows == 135
+
+
+@pytest.mark.parametrize(
+    ("path", "why_not"), [("s3://bucket/rows", "s3://bucket/rows is not on this machine"), ("gone", "no such file")]
+)
+def test_a_plan_says_which_data_it_could_not_count(path, why_not):
+    recipe = load_to_plan(JOBS / "paper_train_llama_8gpu.yaml", [f"sft.data=[{{path: {path!r}}}]"])
+    told = plan_for_cli(recipe, cluster=H100S, num_rows=66_135)
+    assert "note: sft.data is not counted: " in told
+    assert why_not in told
+    assert "the figures are for 10,000 rows" in told
+
+
+def test_what_dpo_trains_on_does_not_change_what_sft_does(tmp_path):
+    own = write_rows(tmp_path / "pairs.jsonl", 640)
+    recipe = load_to_plan(JOBS / "paper_train_llama_8gpu.yaml", [f"dpo.data=[{{path: {own!r}}}]"])
+    told = plan_for_cli(recipe, cluster=H100S, num_rows=66_135)
+    assert "66,135 rows" in told
+    assert "640 rows" in told
