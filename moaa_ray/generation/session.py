@@ -69,6 +69,8 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
     if address == "local":
         wanted = int(max(cpu_slots, whole.cpu_slots)) + _SPARE_CPU_SLOTS
         num_cpus = config.num_cpus or max(os.cpu_count() or 1, wanted)
+        # Ray's own 15 lets every background process go before the engines, which are what a run waits for.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": num_cpus, "include_dashboard": with_dashboard or whole.with_dashboard}
     try:
         _init(options, num_attempts=_START_ATTEMPTS if address == "local" else 1)
