@@ -33,6 +33,7 @@ URL = f"http://127.0.0.1:{PORT}"
 MODEL = Path(__file__).parents[1] / "jobs" / "models" / "aggregator"
 TOKEN_MS, WORDS, AGGREGATOR_WORDS = 10, {"a": 20, "b": 30, "c": 10}, 25
 CPU_ENGINE = {"enforce_eager": True, "dtype": "float32", "enable_chunked_prefill": False, "max_model_len": 1024}
+LLM_SLOTS = 64
 CPU_ENV = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
@@ -105,7 +106,7 @@ def ray_llm(route: str, *, stream_ms: int | None) -> None:
 
     config = LLMConfig(
         model_loading_config={"model_id": "aggregator", "model_source": str(MODEL)},
-        engine_kwargs={**CPU_ENGINE, "max_num_seqs": 64},
+        engine_kwargs={**CPU_ENGINE, "max_num_seqs": LLM_SLOTS},
         accelerator_type=None,
         placement_group_config={"bundles": [{"CPU": 1}]},
         deployment_config={"num_replicas": 1, "max_ongoing_requests": 4096},
@@ -209,7 +210,11 @@ def measure(what: str, arguments: argparse.Namespace, folder: Path) -> dict:
             bare("/bare")
             return compare({"ours": f"/ours{chat}", "bare": "/bare/x"}, arguments, model="a")
         os.environ.update(CPU_ENV)
-        ours(MODEL.parents[1] / "demo.yaml", "/ours", **{"serve.models": ["aggregator"]})
+        ours(
+            MODEL.parents[1] / "demo.yaml",
+            "/ours",
+            **{"serve.models": ["aggregator"], "models.aggregator.concurrency": LLM_SLOTS},
+        )
         ray_llm("/ray_llm", stream_ms=arguments.stream_ms)
         routes = {"ours": f"/ours{chat}", "ray_llm": f"/ray_llm{chat}"}
         return {
