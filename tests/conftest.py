@@ -2,9 +2,13 @@
 
 import os
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share few cores
+
+hypothesis.settings.register_profile("busy", deadline=None)  # no example is wrong because a machine is busy
+hypothesis.settings.load_profile("busy")
 
 _LONG_S = 3600
 

@@ -248,7 +248,7 @@ def test_the_resolved_yaml_loads_to_an_equal_recipe(tmp_path):
 
 @example("\x85 \u2028", 1e-7)
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=12), st.floats(0, 2))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survive_the_resolved_yaml(tmp_path, text, number):
     recipe = load_recipe(write(tmp_path, RECIPE)).recipe
     slot = recipe.mixture.aggregator.model_copy(
@@ -297,7 +297,7 @@ def is_loaded_or_refused(path, *overrides) -> bool:
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mutated_recipe_raises_nothing_but_a_config_error(tmp_path, data):
     mutated = copy.deepcopy(RECIPE)
     mutated["models"]["local"] = {
@@ -322,7 +322,7 @@ def test_a_mutated_recipe_raises_nothing_but_a_config_error(tmp_path, data):
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_override_raises_nothing_but_a_config_error(tmp_path, key, value):
     path = write(tmp_path, RECIPE)
     for override in (key, f"{key}={value}", f"mixture.layers.{key}={value}", f"models.local={{model: {value}}}"):

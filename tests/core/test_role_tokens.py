@@ -56,7 +56,7 @@ def test_ordinary_text_is_left_as_it_is(text):
     assert break_role_tokens(text) == (text, False)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_mixed)
 def test_no_token_is_left_whatever_stands_around_it(text):
     broken, was_broken = break_role_tokens(text)
@@ -65,7 +65,7 @@ def test_no_token_is_left_whatever_stands_around_it(text):
     assert was_broken == (broken != text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(_mixed)
 def test_only_spaces_are_added(text):
     broken, _ = break_role_tokens(text)
@@ -105,7 +105,7 @@ def test_no_letter_folds_to_a_delimiter_and_more():
     assert not [letters for letters in folded if len(letters) > 1 and set(letters) & set("<[]")]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.one_of(st.sampled_from(TOKENS).map(wide), _mixed, st.text(max_size=2)), max_size=8).map("".join))
 def test_no_token_is_left_before_and_after_nfkc(text):
     broken, was_broken = break_role_tokens(text)

@@ -188,7 +188,7 @@ PIECES = ["Hi.", " ", "\n", "ü", "世", "🌍", "  x", "<", "|", "<|im_end|>", 
 PIECES += ["<end_of_turn>", "<|eot_id|>", "<s>", "e\u0301"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_what_counts_is_the_completions_and_their_ends_and_nothing_else(kind, tokenizers, makers, data):

@@ -51,7 +51,7 @@ def test_shards_hold_exactly_shard_rows_and_the_last_one_the_rest(kind, num_rows
     assert pq.read_schema(file).metadata == SCHEMA.metadata
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 1500), max_size=6), st.sampled_from([1, 700, 1024, 2500]))
 def test_equal_rows_give_equal_bytes_however_the_batches_are_cut(sizes, shard_rows):
     rows = _rows(3000 if shard_rows > 1 else 12)

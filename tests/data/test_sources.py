@@ -427,7 +427,7 @@ TALKS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(lines=st.lists(RECORDS.map(json.dumps).map(str.encode) | TALKS.map(json.dumps).map(str.encode) | st.binary()))
 def test_whatever_stands_in_the_lines_there_are_rows_that_parquet_can_hold_or_an_error_of_ours(tmp_path_factory, lines):
     folder = tmp_path_factory.mktemp("any")

@@ -80,7 +80,7 @@ def test_without_packing_every_row_is_a_unit():
     assert [unit.ids for unit in sets.train] == [("p",), ("q",), ("r",)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(0, 60), max_size=20),
     packing=st.booleans(),

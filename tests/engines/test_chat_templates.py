@@ -227,7 +227,7 @@ def test_a_combining_letter_cannot_take_a_token_of_the_template_away():
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|user|>")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_text_becomes_a_control_token_of_a_tokenizer_that_normalises(kind, folding, data):

@@ -194,7 +194,7 @@ def test_the_tokens_around_a_forged_one_are_those_of_the_ordinary_text(template,
     assert ids[len(ids) - len(head[start:]) - len(after) :] == after + head[start:]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_no_content_changes_the_turns_that_the_model_sees(template, tokenizers, chats, data):

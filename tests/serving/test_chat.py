@@ -144,7 +144,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.dictionaries(FIELDS | st.text(max_size=6), JSON, max_size=6))
 def test_any_json_object_is_understood_or_refused(fields):
     said = outcome(json.dumps(fields).encode())
@@ -161,7 +161,7 @@ def outcome(body: bytes) -> str:
     return "understood"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_understood_or_refused(body):
     assert outcome(body) != "understood"
