@@ -68,11 +68,16 @@ class Statuses:
             yield row_id, (self._files[file], row, STATUSES[code])
 
     def get(self, row_id: str) -> tuple[BlockFile, int, str] | None:
-        """(file, row, status) of one row's newest record, None where it has none; for many rows use `of`."""
-        place = int(self._places([row_id])[0])
-        if place < 0:
-            return None
-        return self._files[self._file[place]], int(self._row[place]), STATUSES[self._status[place]]
+        """(file, row, status) of one row's newest record, None where it has none; for many rows use `newest`."""
+        return next(self.newest([row_id]))
+
+    def newest(self, ids: Sequence[str] | pa.Array) -> Iterator[tuple[BlockFile, int, str] | None]:
+        """(file, row, status) of each row's newest record, None where it has none."""
+        for place in self._places(ids).tolist():
+            if place < 0:
+                yield None
+            else:
+                yield self._files[self._file[place]], int(self._row[place]), STATUSES[self._status[place]]
 
     def of(self, ids: Sequence[str] | pa.Array) -> list[str | None]:
         """The status of each row, None where it has no record; quick for many ids at once."""

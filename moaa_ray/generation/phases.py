@@ -2,7 +2,7 @@
 
 import ray
 
-from moaa_ray.core.admission import num_tickets
+from moaa_ray.core.admission import WorkBlock, num_tickets
 from moaa_ray.core.planning import Phase
 from moaa_ray.data import commit
 from moaa_ray.doctor.asking import check_nodes
@@ -63,10 +63,10 @@ def _run_phase(run: StageRun, phase: Phase, pools: list[Pool], turn: int | None,
     committed nothing since. Raises StageError then.
     """
     restarts, is_second_try = 0, False
-    while here := _steps_of_phase(run, pools, turn):
+    while blocks := todo.blocks_for(_steps_of_phase(run, pools, turn), block_rows=phase.block_rows):
         num_committed = len(own_files(run))
         try:
-            _run_line(run, phase, pools, here, turn, title=title)
+            _run_line(run, phase, pools, blocks, turn, title=title)
             return
         except LineStalledError as stall:
             is_stuck = is_second_try and len(own_files(run)) == num_committed
@@ -91,10 +91,9 @@ def _steps_of_phase(run: StageRun, pools: list[Pool], turn: int | None) -> list[
 
 
 def _run_line(
-    run: StageRun, phase: Phase, pools: list[Pool], here: list[Step], turn: int | None, *, title: str
+    run: StageRun, phase: Phase, pools: list[Pool], blocks: list[WorkBlock], turn: int | None, *, title: str
 ) -> None:
     settings = run.plan.settings
-    blocks = todo.blocks_for(here, block_rows=phase.block_rows)
     later = run.prompts.later_turns if turn is None else {}
     growth = sum((pool.max_replicas - pool.min_replicas) * pool.blocks_in_flight for pool in pools)
     line = Line(
@@ -111,7 +110,7 @@ def _run_line(
         hang_after_s=settings.hang_after_s,
         restart_after_s=settings.restart_after_s,
     )
-    total = len(here) + sum(later.values())
+    total = sum(len(block.refs) for block in blocks) + sum(later.values())
     with Telemetry(run=run.plan.recipe.name, stage=run.work.stage) as telemetry:
         coordinator = start_coordinator(line, blocks)
         try:

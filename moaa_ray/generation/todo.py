@@ -23,7 +23,7 @@ SEED_ROWS = 2048
 """Rows per file of new prompts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
     """What a row needs next: where its newest record lies, the turn it is at, and the first pass with work for it."""
 
@@ -170,11 +170,10 @@ def next_steps(store: Store, statuses: commit.Statuses, order: Sequence[str], wo
     """
     steps: dict[str, Step] = {}
     failed: list[RowRef] = []
-    unfinished = {row_id: latest for row_id, latest in statuses.items() if latest[2] in ("open", "failed")}
-    for row_id in order:
-        if row_id not in unfinished:
+    for row_id, newest in zip(order, statuses.newest(order), strict=True):
+        if newest is None or newest[2] not in ("open", "failed"):
             continue
-        file, row, status = unfinished[row_id]
+        file, row, status = newest
         is_closed = status == "open" and file.phase == len(work.passes)
         turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
         steps[row_id] = Step(ref=(file.path, row), turn=turn, first_pass=first_pass)
