@@ -145,10 +145,12 @@ def noting_stop(store: Store, stage: str) -> Iterator[None]:
 
 
 def _why(error: BaseException) -> str:
-    """The first line of an error, or what came instead of one."""
+    """The first line of an error of ours, or what came instead; what others say of theirs may hold a secret."""
     if isinstance(error, MoaaError):
-        return str(error).splitlines()[0][:_WHY_CHARS]
-    return "by a signal" if not isinstance(error, Exception) else f"{type(error).__name__}: {error}"[:_WHY_CHARS]
+        return str(error).split("\n")[0][:_WHY_CHARS]
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}; what its command printed says more"
+    return "by a signal"
 
 
 def put_progress(store: Store, stage: str, *, epoch: int, text: str) -> None:

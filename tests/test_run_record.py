@@ -75,7 +75,7 @@ def test_a_stage_that_stops_short_is_told_with_its_reason(load):
     ("error", "why"),
     [
         (StageError("first line\nthe way out"), "first line"),
-        (ValueError("odd"), "ValueError: odd"),
+        (ValueError("s3://key:secret@bucket"), "ValueError; what its command printed says more"),
         (KeyboardInterrupt(), "by a signal"),
     ],
 )
