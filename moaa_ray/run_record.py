@@ -136,7 +136,7 @@ def noting_stop(store: Store, stage: str) -> Iterator[None]:
     except FencedError:
         raise
     except BaseException as error:
-        with suppress(OSError, ConfigError):  # what stopped the stage may also keep us from telling of it
+        with suppress(Exception):  # a store that fails, each in its own way, must not hide what stopped the stage
             record = read_run(store)
             known = record.get("stages", {}).get(stage, {})
             if known.get("status") == "running" and len(record["sessions"]) == num_sessions:

@@ -105,6 +105,16 @@ def test_a_stage_that_had_ended_stays_done(load):
     assert read_run(store)["stages"]["generate"]["status"] == "done"
 
 
+def test_a_store_that_fails_does_not_hide_what_stopped_the_stage(load, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("an object store's own kind of error")
+
+    store = begun(load)
+    monkeypatch.setattr(type(store), "put", broken)
+    with pytest.raises(StageError, match="first"), noting_stop(store, "generate"):
+        raise StageError("first")
+
+
 def begun(load):
     """A run directory in which generate has begun."""
     store = open_store(load().run_dir)
