@@ -51,7 +51,7 @@ def test_garbage_of_a_student_is_judged_as_the_text_that_it_is_or_counted_by_its
     prompts = [*GARBAGE, "blank", "same"]
     lines = [json.dumps({"id": name, "prompt": name}) for name in prompts]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    numbers = itertools.count()
+    numbers = itertools.count(1)  # from 1, so that no text ends in a blank, which would be stripped
 
     def reply(messages) -> str:
         asked = messages[-1]["content"]

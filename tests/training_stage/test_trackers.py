@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,18 +139,29 @@ def test_wandb_goes_on_with_its_run_and_writes_no_secret_and_no_command_line(tmp
 
 
 def wandb_points(file: Path) -> list[tuple[int, float]]:
-    """The history of a small .wandb file: 7 bytes, then records: checksum (4 bytes), length (2), kind (1), message."""
+    """The history of a small .wandb file; wandb's own process may still be writing it when finish() is back."""
+    until = time.monotonic() + 30
+    while [kind for kind, _ in wandb_records(file)][-1:] != ["exit"]:
+        assert time.monotonic() < until, f"{file} has no end"
+        time.sleep(0.1)
+    histories = [record.history.item for kind, record in wandb_records(file) if kind == "history"]
+    rows = [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in history} for history in histories]
+    return [(row["_step"], row["loss"]) for row in rows]
+
+
+def wandb_records(file: Path) -> list[tuple[str, Any]]:
+    """7 bytes, then of each record a checksum (4 bytes), its length (2), its kind (1) and itself."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, points = file.read_bytes(), 7, []
-    while at < len(data):
+    data, at, records = file.read_bytes(), 7, []
+    while at + 7 <= len(data):
         (length,) = struct.unpack_from("<4xHx", data, at)
+        if at + 7 + length > len(data):
+            break
         record = wandb_internal_pb2.Record.FromString(data[at + 7 : at + 7 + length])
+        records.append((record.WhichOneof("record_type"), record))
         at += 7 + length
-        if record.WhichOneof("record_type") == "history":
-            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
-            points.append((items["_step"], items["loss"]))
-    return points
+    return records
 
 
 @pytest.mark.slow
