@@ -7,10 +7,10 @@ deliver one twice) changes nothing.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-RowRef = tuple[str, int]
-"""Where a row lies: a file in the run's store, and the row's index in it."""
+from moaa_ray.core.row_refs import RowRef, RowRefs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class WorkBlock:
 
     key: str
     turn: int
-    refs: tuple[RowRef, ...]
+    refs: Sequence[RowRef]
 
 
 class Admission:
@@ -105,7 +105,7 @@ class Admission:
 
     def _queue_rows(self, turn: int, refs: list[RowRef]) -> None:
         self._num_requeued += 1
-        self._queue.append(WorkBlock(key=f"t{turn}-{self._num_requeued:06d}", turn=turn, refs=tuple(refs)))
+        self._queue.append(WorkBlock(key=f"t{turn}-{self._num_requeued:06d}", turn=turn, refs=RowRefs(refs)))
 
 
 def num_tickets(blocks: list[WorkBlock], num_rows_by_turn: dict[int, int]) -> int:

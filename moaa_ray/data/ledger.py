@@ -1,7 +1,7 @@
 """The committed blocks as a ledger: the newest record of every row, and rows fetched by where they stand."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from moaa_ray.core.row_refs import RowRef, RowRefs
 from moaa_ray.data.store import Store
 from moaa_ray.errors import DataError
 
@@ -42,17 +43,17 @@ class BlockFile:
 class Statuses:
     """For each row id its newest record; columns of numbers, so that a million rows stay small."""
 
-    def __init__(self, files: Sequence[BlockFile], sizes: Sequence[int], ids: pa.Array, codes: np.ndarray) -> None:
-        """Takes ids and places in STATUSES of all files in ascending order, and how many are of each file."""
+    def __init__(self, files: Sequence[BlockFile], ids: Sequence[pa.Array], codes: Sequence[np.ndarray]) -> None:
+        """Takes files in ascending order, and of each its ids and their places in STATUSES."""
         self._files = list(files)
-        coded = ids.dictionary_encode()
+        coded = pa.chunked_array(ids, pa.large_string()).dictionary_encode().combine_chunks()
         self._ids = coded.dictionary
         at = np.zeros(len(self._ids), np.int64)
-        at[coded.indices.to_numpy()] = np.arange(len(ids))  # of equal indices the last one stays
-        starts = np.cumsum([0, *sizes])
+        at[coded.indices.to_numpy()] = np.arange(len(coded))  # of equal indices the last one stays
+        starts = np.cumsum([0, *(len(part) for part in codes)])
         self._file = (np.searchsorted(starts, at, side="right") - 1).astype(np.int32)
         self._row = (at - starts[self._file]).astype(np.int64)
-        self._status = codes[at]
+        self._status = np.concatenate([*codes, np.zeros(0, np.int8)])[at]
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -73,7 +74,7 @@ class Statuses:
 
     def newest(self, ids: Sequence[str] | pa.Array) -> Iterator[tuple[BlockFile, int, str] | None]:
         """(file, row, status) of each row's newest record, None where it has none."""
-        for place in self._places(ids).tolist():
+        for place in self._places(ids):
             if place < 0:
                 yield None
             else:
@@ -85,14 +86,24 @@ class Statuses:
         codes = np.where(places < 0, -1, self._status[places] if len(self) else -1)
         return [None if code < 0 else STATUSES[code] for code in codes.tolist()]
 
-    def refs(self, ids: Sequence[str] | pa.Array) -> list[tuple[str, int]]:
-        """(path, row) of each row's newest record, for read_rows; DataError where a row has none."""
+    def refs(self, ids: Sequence[str] | pa.Array) -> RowRefs:
+        """Each row's newest record, for read_rows; DataError where a row has none."""
         places = self._places(ids)
         if (places < 0).any():
-            missing = list(ids)[int(np.argmin(places))]
+            missing = ids[int(np.argmin(places))]
             raise DataError(f"row {missing} has no committed record; run the stage to its end before reading it")
+        return self._refs_at(places)
+
+    def refs_of(self, ids: Sequence[str] | pa.Array, statuses: Collection[str]) -> RowRefs:
+        """The newest records of those of the rows that stand at one of the statuses, in the order given."""
+        places = self._places(ids)
+        places = places[places >= 0]
+        wanted = [code for code, status in enumerate(STATUSES) if status in statuses]
+        return self._refs_at(places[np.isin(self._status[places], wanted)])
+
+    def _refs_at(self, places: np.ndarray) -> RowRefs:
         paths = [file.path for file in self._files]
-        return [(paths[f], r) for f, r in zip(self._file[places].tolist(), self._row[places].tolist(), strict=True)]
+        return RowRefs((paths[f], r) for f, r in zip(self._file[places], self._row[places], strict=True))
 
     def counts(self) -> dict[str, int]:
         """How many rows stand at each status; every status is a key."""
@@ -113,27 +124,23 @@ def read_statuses(store: Store, files: Sequence[BlockFile], *, num_threads: int 
     read = partial(_read_status_columns, store)
     num_threads = num_threads or (4 if store.can_rename else 16)
     if num_threads == 1 or len(files) < 2:
-        tables = [read(file) for file in files]
+        columns = [read(file) for file in files]
     else:
         with ThreadPoolExecutor(num_threads) as pool:
-            tables = list(pool.map(read, files))
-    empty = pa.table({"id": pa.array([], pa.large_string()), "status": pa.array([], pa.string())})
-    everything = pa.concat_tables([empty, *tables], promote_options="permissive").combine_chunks()
-    ids = everything["id"].cast(pa.large_string()).combine_chunks()
-    codes = _index_in(everything["status"].cast(pa.string()), pa.array(STATUSES)).to_numpy().astype(np.int8)
-    sizes = [table.num_rows for table in tables]
-    bad = np.flatnonzero((codes < 0) | ids.is_null().to_numpy(zero_copy_only=False))
-    if len(bad):
-        file = files[int(np.searchsorted(np.cumsum(sizes), bad[0], side="right"))]
+            columns = list(pool.map(read, files))
+    return Statuses(files, [ids for ids, _ in columns], [codes for _, codes in columns])
+
+
+def _read_status_columns(store: Store, file: BlockFile) -> tuple[pa.Array, np.ndarray]:
+    table = read_block(store, file.path, columns=["id", "status"]).combine_chunks()
+    ids = pa.concat_arrays([pa.array([], pa.large_string()), *table["id"].cast(pa.large_string()).chunks])
+    codes = _index_in(table["status"].cast(pa.string()), pa.array(STATUSES)).to_numpy().astype(np.int8)
+    if ids.null_count or (codes < 0).any():
         raise DataError(
             f"{store.uri}/{file.path} holds a row without an id or with a status outside {', '.join(STATUSES)}; "
             f"{_WAY_OUT}"
         )
-    return Statuses(files, sizes, ids, codes)
-
-
-def _read_status_columns(store: Store, file: BlockFile) -> pa.Table:
-    return read_block(store, file.path, columns=["id", "status"]).replace_schema_metadata(None)
+    return ids, codes
 
 
 def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> pa.Array:
@@ -159,7 +166,7 @@ def read_block(store: Store, path: str, *, columns: Sequence[str] | None = None)
 
 
 def read_rows(
-    store: Store, refs: Sequence[tuple[str, int]], *, batch_rows: int, schema: pa.Schema | None = None
+    store: Store, refs: Sequence[RowRef], *, batch_rows: int, schema: pa.Schema | None = None
 ) -> Iterator[pa.Table]:
     """The rows at (path, row) in exactly that order, as tables of batch_rows rows, the last one shorter.
 

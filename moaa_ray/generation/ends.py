@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from moaa_ray.core.admission import RowRef
 from moaa_ray.core.passes import StageWork
+from moaa_ray.core.row_refs import RowRef
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import MoaaError

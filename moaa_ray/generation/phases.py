@@ -1,5 +1,7 @@
 """A stage's passes on Ray: the plan, and phase by phase a line that is watched, and started again where it stalls."""
 
+from collections.abc import Iterator
+
 import ray
 
 from moaa_ray.core.admission import WorkBlock, num_tickets
@@ -80,14 +82,12 @@ def _run_phase(run: StageRun, phase: Phase, pools: list[Pool], turn: int | None,
             renew_stage(run)
 
 
-def _steps_of_phase(run: StageRun, pools: list[Pool], turn: int | None) -> list[Step]:
+def _steps_of_phase(run: StageRun, pools: list[Pool], turn: int | None) -> Iterator[Step]:
     indices = [run.work.passes.index(p) for pool in pools for p in pool.work.passes]
     first, last = min(indices), max(indices)
-    return [
-        step
-        for step in next_steps(run).values()
-        if (turn is None or step.turn == turn) and first <= step.first_pass <= last
-    ]
+    return (
+        step for step in next_steps(run) if (turn is None or step.turn == turn) and first <= step.first_pass <= last
+    )
 
 
 def _run_line(

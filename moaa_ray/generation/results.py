@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moaa_ray.core.row_refs import RowRefs
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import Store
 from moaa_ray.generation.stage_run import StageRun, statuses_of
@@ -42,9 +43,9 @@ def publish_rows(
     """
     commit.check_owner(run.store, run.epoch)
     prompts, statuses = run.prompts, statuses_of(run)
-    known = list(zip(prompts.order, statuses.of(prompts.order), strict=True))
-    ok = statuses.refs([row_id for row_id, status in known if status == "ok"])
-    bad = statuses.refs([row_id for row_id, status in known if status in ("failed", "quarantined", "dropped")])
+    ok = statuses.refs_of(prompts.order, ["ok"])
+    bad = statuses.refs_of(prompts.order, ["failed", "quarantined", "dropped"])
+    del statuses
     broken = [
         _failures([(schemas.row_from(r), r["status"], r["reason"]) for r in t.to_pylist()], held)
         for t in _read(run, bad)
@@ -88,9 +89,7 @@ def publish_rows(
 def publish_failed(run: StageRun, folder: str, schema: pa.Schema, *, record: Callable[[Row], schemas.Record]) -> None:
     """Publish what the failed rows hold, in prompt order; the folder is there, with no rows, where none has failed."""
     commit.check_owner(run.store, run.epoch)
-    statuses = statuses_of(run)
-    states = zip(run.prompts.order, statuses.of(run.prompts.order), strict=True)
-    failed = statuses.refs([row_id for row_id, status in states if status == "failed"])
+    failed = statuses_of(run).refs_of(run.prompts.order, ["failed"])
     tables = (
         pa.Table.from_pylist([record(schemas.row_from(one)) for one in table.to_pylist()], schema=schema)
         for table in _read(run, failed)
@@ -105,7 +104,7 @@ def write_failures(store: Store, stage: str, failures: pa.Table) -> None:
     store.put(f"failures/{stage}.parquet", sink.getvalue())
 
 
-def _read(run: StageRun, refs: list) -> Iterator[pa.Table]:
+def _read(run: StageRun, refs: RowRefs) -> Iterator[pa.Table]:
     return iter(commit.read_rows(run.store, refs, batch_rows=_BATCH_ROWS)) if refs else iter(())
 
 

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from moaa_ray.core.passes import StageWork
@@ -12,7 +14,7 @@ from moaa_ray.data.store import Store
 from moaa_ray.errors import StageError
 from moaa_ray.generation import todo
 from moaa_ray.generation.summary import Planned, PoolSummary
-from moaa_ray.generation.todo import Prompts, Step
+from moaa_ray.generation.todo import Prompts, Steps
 from moaa_ray.planning.planner import PlanInput
 from moaa_ray.run_record import set_stage
 
@@ -81,9 +83,10 @@ def check_goal(run: StageRun, statuses: Mapping[str, int], failures: Mapping[str
         )
 
 
-def next_steps(run: StageRun) -> dict[str, Step]:
+def next_steps(run: StageRun) -> Steps:
     """What every unfinished row needs next; a row that failed in this session waits for the next one."""
-    order = [row_id for row_id in run.prompts.order if row_id not in run.failed_now]
+    failed = pa.array(run.failed_now, pa.large_string())
+    order = run.prompts.order.filter(pc.invert(pc.is_in(run.prompts.order, value_set=failed)))
     return todo.next_steps(run.store, statuses_of(run), order, run.work)
 
 
@@ -94,5 +97,6 @@ def own_files(run: StageRun) -> list[commit.BlockFile]:
 
 def note_failed(run: StageRun) -> None:
     """Rows that failed under this epoch wait for the next start."""
-    states = commit.read_statuses(run.store, own_files(run)).of(run.prompts.order)
-    run.failed_now |= {row_id for row_id, s in zip(run.prompts.order, states, strict=True) if s == "failed"}
+    order = run.prompts.order
+    states = commit.read_statuses(run.store, own_files(run)).of(order)
+    run.failed_now |= set(order.filter(pa.array([status == "failed" for status in states], pa.bool_())).to_pylist())

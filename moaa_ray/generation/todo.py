@@ -4,17 +4,20 @@ A part of the work folder is called "<turn>.<passes done>", so a row's place doe
 the line was cut into phases when it was committed.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from moaa_ray.core.admission import RowRef, WorkBlock
+from moaa_ray.core.admission import WorkBlock
 from moaa_ray.core.passes import StageWork
+from moaa_ray.core.row_refs import RowRef, RowRefs
 from moaa_ray.data import commit, schemas
 from moaa_ray.data.conversations import TurnMode, digest_of, start_turns
+from moaa_ray.data.seen import Seen
 from moaa_ray.data.store import Store
 from moaa_ray.errors import DataError
 from moaa_ray.types import Completion, Row
@@ -36,7 +39,7 @@ class Step:
 class Prompts:
     """The prompts of a run: ids in order, how many have a user turn t (from 1 on), and those dropped while reading."""
 
-    order: list[str]
+    order: pa.LargeStringArray
     later_turns: dict[int, int]
     rejected: pa.Table = field(default_factory=schemas.FAILURES.empty_table)
 
@@ -46,7 +49,8 @@ def seed_rows(
 ) -> Prompts:
     """Go through the rows as they are when nothing is asked yet; those without a record are committed as open ones."""
     is_known = set(known)
-    order: list[str] = []
+    order = [pa.array([], pa.large_string())]
+    ids: list[str] = []
     later_turns: Counter[int] = Counter()
     new: list[schemas.Record] = []
     num_new = 0
@@ -56,7 +60,9 @@ def seed_rows(
         commit.commit_block(store, work.stage, "0.0", epoch.number, f"new-{num_new:09d}", block)
 
     for row in rows:
-        order.append(row.id)
+        ids.append(row.id)
+        if len(ids) == SEED_ROWS:
+            order, ids = [*order, pa.array(ids, pa.large_string())], []
         later_turns.update(range(1, len(row.later) + 1))
         if row.id not in is_known:
             new.append(schemas.row_record(row, pass_names=work.columns))
@@ -65,7 +71,8 @@ def seed_rows(
             num_new, new = num_new + len(new), []
     if new:
         commit_new()
-    return Prompts(order=order, later_turns=dict(later_turns))
+    order.append(pa.array(ids, pa.large_string()))
+    return Prompts(order=pa.concat_arrays(order), later_turns=dict(later_turns))
 
 
 def first_rows(tables: Iterable[pa.Table], modes: Mapping[str, TurnMode]) -> Iterator[Row]:
@@ -82,10 +89,11 @@ def unchanged(
     the prompt is taken away and comes back. Args: files, all committed blocks.
     """
     begun = digests_at_begin(store, files)
+    is_new = len(begun) == 0
     for table in batches:
-        for record in table.to_pylist() if begun else ():
+        for record in () if is_new else table.to_pylist():
             row = _first_row(record, modes)
-            if begun.get(row.id, digest := digest_of_row(row)) != digest:
+            if (before := begun.find(row.id)) and before.digest != digest_of_row(row):
                 text = " ".join(row.messages[-1]["content"].split())[:80]
                 raise DataError(
                     f"prompt {row.id!r} of source {row.source!r} has other messages than when this run began with it, "
@@ -101,7 +109,7 @@ def same_rows(
     """Rows of an earlier stage as they are. Raises DataError at one that this stage has begun with in another form."""
     begun = digests_at_begin(store, commit.committed(store, work.stage, epoch), inputs=work.inputs)
     for row in rows:
-        if begun.get(row.id, digest := digest_of_row(row)) != digest:
+        if (before := begun.find(row.id)) and before.digest != digest_of_row(row):
             raise DataError(
                 f"row {row.id!r} has other messages or candidates than when the stage {work.stage} began with it: the "
                 f"stage before has been run again; begin this one anew too, with `{restart_command}`"
@@ -109,12 +117,10 @@ def same_rows(
         yield row
 
 
-def digests_at_begin(
-    store: Store, files: Iterable[commit.BlockFile], *, inputs: Sequence[str] = ()
-) -> dict[str, bytes]:
+def digests_at_begin(store: Store, files: Iterable[commit.BlockFile], *, inputs: Sequence[str] = ()) -> Seen:
     """digest_of_row of every row when it was new, by id; inputs: the answers that rows brought along."""
     columns = ["id", "messages", "later", *(schemas.ANSWER_PREFIX + name for name in inputs)]
-    digests: dict[str, bytes] = {}
+    digests = Seen()
     for file in files:
         if (file.round, file.phase) == (0, 0):
             for record in commit.read_block(store, file.path, columns=columns).to_pylist():
@@ -128,7 +134,7 @@ def digests_at_begin(
                         for name in inputs
                     },
                 )
-                digests[begun.id] = digest_of_row(begun)
+                digests.add(begun.id, digest_of_row(begun))
     return digests
 
 
@@ -155,46 +161,70 @@ def restart_turns(store: Store, epoch: commit.Epoch, statuses: commit.Statuses, 
     For a run that goes on with another mixture: how many passes a row has been through says nothing there.
     """
     schema = schemas.work_schema(work.columns)
-    refs = [(file.path, row) for _, (file, row, status) in statuses.items() if status == "open" and file.phase]
+    refs = RowRefs((file.path, row) for _, (file, row, status) in statuses.items() if status == "open" and file.phase)
     for i, table in enumerate(commit.read_rows(store, refs, batch_rows=SEED_ROWS, schema=schema)):
         for turn in sorted(set(table.column("turn").to_pylist())):
             rows = table.filter(pc.field("turn") == turn)
             commit.commit_block(store, work.stage, f"{turn}.0", epoch.number, f"again-{i:06d}", rows)
 
 
-def next_steps(store: Store, statuses: commit.Statuses, order: Sequence[str], work: StageWork) -> dict[str, Step]:
+class Steps:
+    """What rows need next, 16 bytes a row."""
+
+    def __init__(self) -> None:
+        self.refs = RowRefs()
+        self._turns, self._first_passes = array("i"), array("i")
+
+    def append(self, step: Step) -> None:
+        """Add what the next row needs."""
+        self.refs.append(step.ref)
+        self._turns.append(step.turn)
+        self._first_passes.append(step.first_pass)
+
+    def move(self, place: int, *, turn: int, first_pass: int) -> None:
+        """The row at this place goes on elsewhere."""
+        self._turns[place], self._first_passes[place] = turn, first_pass
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __iter__(self) -> Iterator[Step]:
+        columns = zip(self.refs, self._turns, self._first_passes, strict=True)
+        return (Step(ref=ref, turn=turn, first_pass=first_pass) for ref, turn, first_pass in columns)
+
+
+def next_steps(store: Store, statuses: commit.Statuses, order: Sequence[str] | pa.Array, work: StageWork) -> Steps:
     """For every row that is not finished what it needs next, in the order given.
 
     A failed row starts at the first pass that still has something to ask of it, so that completions
     which are there are not asked for again.
     """
-    steps: dict[str, Step] = {}
-    failed: list[RowRef] = []
-    for row_id, newest in zip(order, statuses.newest(order), strict=True):
+    steps, failed, places = Steps(), RowRefs(), array("i")
+    for newest in statuses.newest(order):
         if newest is None or newest[2] not in ("open", "failed"):
             continue
         file, row, status = newest
         is_closed = status == "open" and file.phase == len(work.passes)
         turn, first_pass = (file.round + 1, 0) if is_closed else (file.round, file.phase)
-        steps[row_id] = Step(ref=(file.path, row), turn=turn, first_pass=first_pass)
         if status == "failed":
             failed.append((file.path, row))
-    for table in commit.read_rows(store, failed, batch_rows=1024):
-        for record in table.to_pylist():
-            row = work.reopen(schemas.row_from(record))
-            first_pass = min(work.first_open_pass(row), len(work.passes) - 1)
-            steps[row.id] = replace(steps[row.id], turn=row.turn, first_pass=first_pass)
+            places.append(len(steps))
+        steps.append(Step(ref=(file.path, row), turn=turn, first_pass=first_pass))
+    records = (record for table in commit.read_rows(store, failed, batch_rows=1024) for record in table.to_pylist())
+    for place, record in zip(places, records, strict=True):
+        row = work.reopen(schemas.row_from(record))
+        steps.move(place, turn=row.turn, first_pass=min(work.first_open_pass(row), len(work.passes) - 1))
     return steps
 
 
 def blocks_for(steps: Iterable[Step], *, block_rows: int) -> list[WorkBlock]:
     """Blocks of rows of one turn each, in the order given."""
-    by_turn: dict[int, list[RowRef]] = {}
+    by_turn: dict[int, RowRefs] = {}
     for step in steps:
-        by_turn.setdefault(step.turn, []).append(step.ref)
+        by_turn.setdefault(step.turn, RowRefs()).append(step.ref)
     blocks: list[WorkBlock] = []
     for turn, refs in sorted(by_turn.items()):
         for start in range(0, len(refs), block_rows):
             key = f"b{len(blocks):06d}"
-            blocks.append(WorkBlock(key=key, turn=turn, refs=tuple(refs[start : start + block_rows])))
+            blocks.append(WorkBlock(key=key, turn=turn, refs=refs[start : start + block_rows]))
     return blocks

@@ -139,6 +139,8 @@ def test_the_newest_record_of_a_row_counts_by_epoch_then_round_then_phase(store)
     assert statuses.get("nobody") is None
     assert statuses.counts() == {"open": 2, "ok": 2, "failed": 1, "quarantined": 0, "dropped": 0}
     assert statuses.refs(["x", "a"]) == [("work/sft/1.0/e2/c.parquet", 0), ("work/sft/0.1/e2/a.parquet", 0)]
+    assert statuses.refs_of(["d", "nobody", "a", "x"], ["ok", "open"]) == statuses.refs(["a", "x"])
+    assert statuses.refs_of([], ["ok"]) == []
 
 
 def test_a_row_without_a_record_is_named_when_its_place_is_wanted(store):

@@ -39,8 +39,11 @@ def statuses_of(store, epoch) -> commit.Statuses:
     return commit.read_statuses(store, commit.committed(store, STAGE, epoch), num_threads=1)
 
 
-def steps_of(store, epoch, *order) -> dict[str, Step]:
-    return next_steps(store, statuses_of(store, epoch), order, WORK)
+def steps_of(store, epoch, *order, work=WORK) -> dict[str, Step]:
+    """What each row needs next, by its id as it stands at the place that the step names."""
+    steps = next_steps(store, statuses_of(store, epoch), order, work)
+    rows = commit.read_rows(store, steps.refs, batch_rows=1)
+    return {table["id"][0].as_py(): step for table, step in zip(rows, steps, strict=True)}
 
 
 def seed(store, epoch, *, known, modes):
@@ -133,7 +136,7 @@ def test_no_steps_are_no_blocks():
 def test_new_prompts_are_committed_as_open_rows_at_the_beginning(store, epoch):
     publish_prompts(store, epoch, ["Hi"], ["One?", "Two?", "Three?"], ["One?", "Two?"])
     prompts = seed(store, epoch, known=statuses_of(store, epoch), modes={})
-    assert prompts.order == ["r0", "r1", "r2"]
+    assert prompts.order.to_pylist() == ["r0", "r1", "r2"]
     assert prompts.later_turns == {1: 2, 2: 1}
     assert prompts.rejected.num_rows == 0
     statuses = statuses_of(store, epoch)
@@ -141,7 +144,7 @@ def test_new_prompts_are_committed_as_open_rows_at_the_beginning(store, epoch):
     (table,) = commit.read_rows(store, statuses.refs(prompts.order), batch_rows=10)
     rows = [schemas.row_from(record) for record in table.to_pylist()]
     assert rows[1] == replace(row("r1", text="One?"), later=("Two?", "Three?"))
-    assert steps_of(store, epoch, *prompts.order)["r2"].first_pass == 0
+    assert steps_of(store, epoch, *prompts.order.to_pylist())["r2"].first_pass == 0
 
 
 def test_a_source_whose_last_turn_is_asked_has_no_later_turns(store, epoch):
@@ -158,14 +161,14 @@ def test_prompts_that_have_a_record_are_not_committed_again(store, epoch):
     publish_prompts(store, later, ["Hi"], ["Ho"], ["New"])
     before = set(store.list(f"work/{STAGE}"))
     prompts = seed(store, later, known=statuses_of(store, later), modes={})
-    assert prompts.order == ["r0", "r1", "r2"]
+    assert prompts.order.to_pylist() == ["r0", "r1", "r2"]
     new = {path for path in store.list(f"work/{STAGE}") if path.endswith(".parquet")} - before
     assert new == {f"work/{STAGE}/0.0/e{later.number}/new-000000000.parquet"}
     statuses = statuses_of(store, later)
     assert statuses.of(["r0", "r1", "r2"]) == ["ok", "open", "open"]
     again = seed(store, later, known=statuses, modes={})
     assert again == prompts
-    assert list(steps_of(store, later, *prompts.order)) == ["r1", "r2"]
+    assert list(steps_of(store, later, *prompts.order.to_pylist())) == ["r1", "r2"]
 
 
 def test_a_failed_row_that_is_asked_again_from_an_earlier_phase_goes_on_from_there(store, epoch):
@@ -202,7 +205,7 @@ def test_an_id_keeps_its_messages_as_long_as_the_run_lives(store, epoch):
         with pytest.raises(DataError, match=rf"prompt '{changed[0]}' of source 's' has other messages than when"):
             known_prompts(store, commit.take_epoch(store, {}), ("r3", "Never begun"), changed, modes=modes)
     last = commit.take_epoch(store, {})
-    assert known_prompts(store, last, ("r0", "Hi"), ("r2", "New")).order == ["r0", "r2"]
+    assert known_prompts(store, last, ("r0", "Hi"), ("r2", "New")).order.to_pylist() == ["r0", "r2"]
     assert "r3" not in set(statuses_of(store, last))
 
 
@@ -216,7 +219,7 @@ def test_after_a_change_of_the_mixture_rows_under_way_stand_at_the_beginning_of_
     later = commit.take_epoch(store, {})
     work = work_of(proposer("c"), proposer("a"), aggregator(("l0.c", "l0.a")))
     restart_turns(store, later, statuses_of(store, later), work)
-    steps = next_steps(store, statuses_of(store, later), ["new", "half", "bad", "done", "next", "late"], work)
+    steps = steps_of(store, later, "new", "half", "bad", "done", "next", "late", work=work)
     assert {name: (step.turn, step.first_pass) for name, step in steps.items()} == {
         "new": (0, 0),
         "half": (0, 0),
