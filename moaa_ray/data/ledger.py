@@ -16,7 +16,7 @@ from moaa_ray.data.store import Store
 from moaa_ray.errors import DataError
 
 STATUSES = ("open", "ok", "failed", "quarantined", "dropped")
-_CACHED_TABLES = 8
+_CACHED_TABLES = 4
 _WAY_OUT = "restore the file, or delete it and run the same command again: its rows are then asked again"
 
 
@@ -148,15 +148,20 @@ def _index_in(values: pa.Array | pa.ChunkedArray, known: pa.Array) -> pa.Array:
     return pc.call_function("index_in", [values], pc.SetLookupOptions(value_set=known)).fill_null(-1)
 
 
-def read_block(store: Store, path: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A committed block, or some of its columns. Raises DataError, with the way out, where it cannot be read."""
+def read_block(store: Store, path: str, *, columns: Sequence[str] | None = None, may_lack: bool = False) -> pa.Table:
+    """A committed block, or some of its columns. Raises DataError, with the way out, where it cannot be read.
+
+    may_lack: a column that is not there is left out.
+    """
     try:
         with store.open(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
             names = parquet.schema_arrow.names
             missing = [name for name in columns or () if name not in names]
-            if missing:
+            if missing and may_lack:
+                columns = [name for name in columns or () if name in names]
+            elif missing:
                 raise DataError(f"{store.uri}/{path} lacks the columns {missing}, has {names}; {_WAY_OUT}")
-            return parquet.read(columns=list(columns) if columns else None, use_threads=False)
+            return parquet.read(columns=None if columns is None else list(columns), use_threads=False)
     except FileNotFoundError:
         raise DataError(
             f"{store.uri}/{path} was committed and is gone; restore it, or start in a new run directory"
@@ -180,14 +185,15 @@ def read_rows(
         for place, (path, row) in enumerate(refs[start : start + batch_rows]):
             rows_of.setdefault(path, []).append(row)
             places.setdefault(path, []).append(place)
-        pieces = [_conformed(_cached(store, path, cache).take(rows), schema) for path, rows in rows_of.items()]
+        pieces = [_conformed(_cached(store, path, cache, schema).take(rows), schema) for path, rows in rows_of.items()]
         order = np.argsort(np.concatenate([places[path] for path in rows_of]))
         yield pa.concat_tables(pieces, promote_options="permissive").take(pa.array(order))
 
 
-def _cached(store: Store, path: str, cache: OrderedDict[str, pa.Table]) -> pa.Table:
+def _cached(store: Store, path: str, cache: OrderedDict[str, pa.Table], schema: pa.Schema | None) -> pa.Table:
+    names = None if schema is None else schema.names
     table = cache.pop(path, None)
-    cache[path] = read_block(store, path) if table is None else table
+    cache[path] = read_block(store, path, columns=names, may_lack=True) if table is None else table
     if len(cache) > _CACHED_TABLES:
         cache.popitem(last=False)
     return cache[path]

@@ -18,14 +18,10 @@ from moaa_ray.generation.usage import total_usage
 from moaa_ray.run_record import put_summary
 from moaa_ray.types import Proposal, Row
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 256
 
-Failed = tuple[Row, str, str]
-"""A row, its status and why."""
-
-
-Usable = Callable[[pa.Table], tuple[pa.Table, list[Failed]]]
-"""From rows that are ok to what is published of them, and those that a rule keeps back."""
+Usable = Callable[[pa.Table], tuple[pa.Table, Mapping[int, str]]]
+"""From rows that are ok to what is published of them, and by places in the table why a rule keeps others back."""
 
 
 def publish_rows(
@@ -34,12 +30,13 @@ def publish_rows(
     schema: pa.Schema,
     *,
     usable: Usable,
+    reads: pa.Schema | None = None,
     held: Callable[[Row], Sequence[Proposal]] = lambda row: row.proposals,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Summary, pa.Table]:
     """Publish the usable rows in prompt order: the proof that rows add up, and the rows that are not in the folder.
 
-    held says what a broken row holds beside its closed turns.
+    reads: the columns that usable looks at; None: all. held says what a broken row holds beside its closed turns.
     """
     commit.check_owner(run.store, run.epoch)
     prompts, statuses = run.prompts, statuses_of(run)
@@ -50,13 +47,17 @@ def publish_rows(
         _failures([(schemas.row_from(r), r["status"], r["reason"]) for r in t.to_pylist()], held)
         for t in _read(run, bad)
     ]
-    kept_back: list[Failed] = []
+    kept_back, why = RowRefs(), []
     flags: Counter = Counter()
 
     def batches() -> Iterator[pa.Table]:
-        for table in _read(run, ok):
-            published, dropped = usable(table)
-            kept_back.extend(dropped)
+        num_read = 0
+        for table in _read(run, ok, reads):
+            published, reasons = usable(table)
+            for place, reason in reasons.items():
+                kept_back.append(ok[num_read + place])
+                why.append(reason)
+            num_read += table.num_rows
             flags.update(flag.split(":")[0] for row in published.column("flags").to_pylist() for flag in row)
             yield published
 
@@ -64,13 +65,22 @@ def publish_rows(
     manifest = publish.publish(
         run.store, run.epoch, folder, batches(), schema, run.plan.settings.shard_rows, facts=about
     )  # fmt: skip
-    failures = pa.concat_tables([prompts.rejected, *broken, _failures(kept_back, held)])
-    statuses_out, reasons = failures.column("status").to_pylist(), failures.column("reason").to_pylist()
-    pairs = list(zip(statuses_out, reasons, strict=True))
-    summary = Summary(
+    rest = iter(why)
+    dropped = [
+        _failures([(schemas.row_from(r), "dropped", next(rest)) for r in t.to_pylist()], held)
+        for t in _read(run, kept_back)
+    ]
+    failures = pa.concat_tables([prompts.rejected, *broken, *dropped])
+    return _summary(run, manifest.rows, failures, flags), failures
+
+
+def _summary(run: StageRun, num_published: int, failures: pa.Table, flags: Counter) -> Summary:
+    statuses, reasons = failures.column("status").to_pylist(), failures.column("reason").to_pylist()
+    pairs = list(zip(statuses, reasons, strict=True))
+    return Summary(
         run_dir=run.store.uri,
-        num_prompts=len(prompts.order) + prompts.rejected.num_rows,
-        statuses={"ok": manifest.rows, **Counter(statuses_out)},
+        num_prompts=len(run.prompts.order) + run.prompts.rejected.num_rows,
+        statuses={"ok": num_published, **Counter(statuses)},
         dropped=dict(Counter(reason for status, reason in pairs if status == "dropped")),
         failures=dict(Counter(reason for status, reason in pairs if status != "dropped").most_common()),
         flags=dict(flags.most_common()),
@@ -83,7 +93,6 @@ def publish_rows(
         worked=run.worked,
         max_blocks_in_line=run.max_blocks_in_line,
     )
-    return summary, failures
 
 
 def publish_failed(run: StageRun, folder: str, schema: pa.Schema, *, record: Callable[[Row], schemas.Record]) -> None:
@@ -104,12 +113,12 @@ def write_failures(store: Store, stage: str, failures: pa.Table) -> None:
     store.put(f"failures/{stage}.parquet", sink.getvalue())
 
 
-def _read(run: StageRun, refs: RowRefs) -> Iterator[pa.Table]:
-    return iter(commit.read_rows(run.store, refs, batch_rows=_BATCH_ROWS)) if refs else iter(())
+def _read(run: StageRun, refs: RowRefs, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+    return commit.read_rows(run.store, refs, batch_rows=_BATCH_ROWS, schema=schema)
 
 
-def _failures(rows: Iterable[Failed], held: Callable[[Row], Sequence[Proposal]]) -> pa.Table:
-    """Rows that are not usable, with what they held."""
+def _failures(rows: Iterable[tuple[Row, str, str]], held: Callable[[Row], Sequence[Proposal]]) -> pa.Table:
+    """Rows that are not usable, each with its status and why, and what they held."""
     records = [
         {
             "id": row.id,

@@ -91,21 +91,17 @@ def _publish(loaded: LoadedRecipe, run: StageRun) -> Summary:
     filters = Filter(loaded.recipe.filters, base_dir=str(loaded.base_dir))
     passes = mixture_passes(loaded.recipe)
 
-    def usable(table: pa.Table) -> tuple[pa.Table, list[results.Failed]]:
+    def usable(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
         reasons = [_why_dropped(filters, row) for row in table.select(["id", "messages", "flags"]).to_pylist()]
         kept = table.filter(pa.array([not reason for reason in reasons], pa.bool_()))
-        dropped = [
-            (schemas.row_from(table.slice(i, 1).to_pylist()[0]), "dropped", reason)
-            for i, reason in enumerate(reasons)
-            if reason
-        ]
-        return kept.select(schemas.SFT.names).cast(schemas.SFT), dropped
+        return kept, {i: reason for i, reason in enumerate(reasons) if reason}
 
     summary, failures = results.publish_rows(
         run,
         "sft",
         schemas.SFT,
         usable=usable,
+        reads=schemas.SFT,
         held=lambda row: (*row.proposals, *turn_proposals(row, passes)),
         facts={"made_with": digest_of_run(run.store)},
     )

@@ -147,9 +147,9 @@ def _num_candidates(store: Store, rows: list[Row]) -> int:
     return most
 
 
-def _usable(table: pa.Table, *, reading: JudgeWork) -> tuple[pa.Table, list[results.Failed]]:
+def _usable(table: pa.Table, *, reading: JudgeWork) -> tuple[pa.Table, dict[int, str]]:
     records = [_judged_record(schemas.row_from(record), reading=reading) for record in table.to_pylist()]
-    return pa.Table.from_pylist(records, schema=schemas.JUDGMENTS), []
+    return pa.Table.from_pylist(records, schema=schemas.JUDGMENTS), {}
 
 
 def _judged_record(row: Row, *, reading: JudgeWork) -> schemas.Record:

@@ -17,7 +17,7 @@ from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.fingerprint import section_fingerprint
-from moaa_ray.generation import results, todo
+from moaa_ray.generation import todo
 from moaa_ray.generation.summary import Summary
 from moaa_ray.lines.sample import STAGE, plan_input, sample_work
 from moaa_ray.loading import Loaded
@@ -107,9 +107,9 @@ def _rows_of_sources(loaded: Loaded[PreferenceRecipe]) -> Iterator[Row]:
     yield from todo.first_rows(read.batches(), modes)  # pyright: ignore[reportArgumentType]: "last" is a TurnMode
 
 
-def _usable(table: pa.Table) -> tuple[pa.Table, list[results.Failed]]:
+def _usable(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
     records = [candidate_record(schemas.row_from(record)) for record in table.to_pylist()]
-    return pa.Table.from_pylist(records, schema=schemas.CANDIDATES), []
+    return pa.Table.from_pylist(records, schema=schemas.CANDIDATES), {}
 
 
 def candidate_record(row: Row) -> schemas.Record:
