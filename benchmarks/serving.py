@@ -55,7 +55,9 @@ def ray_serve() -> Iterator[None]:
 
     from moaa_ray.generation.session import session
     from moaa_ray.recipe import RayConfig
+    from moaa_ray.serving.run import make_quick
 
+    make_quick()  # for all contenders
     with session(RayConfig(address="local"), cpu_slots=12):
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=PORT))
         try:

@@ -326,6 +326,13 @@ def test_the_service_is_built_by_our_code_from_a_recipe_that_ships_and_wants_key
         assert volume_at(pod, str(keys.parent))["secret"] == {"secretName": "moaa-serve-keys", "defaultMode": 0o440}
 
 
+def test_the_service_is_as_quick_as_one_on_this_machine(service):
+    run = pytest.importorskip("moaa_ray.serving.run")
+    for pod in (pod for pod in PODS if pod.document == service):
+        env = {entry["name"]: entry.get("value") for entry in pod.container["env"]}
+        assert run.QUICK.items() <= env.items(), pod.name
+
+
 def test_only_namespaces_that_are_told_so_reach_the_service_and_only_its_port(service):
     policy = policy_named("moaa-serve")["spec"]
     port = yaml.safe_load(service["spec"]["serveConfigV2"])["http_options"]["port"]
