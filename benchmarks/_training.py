@@ -246,15 +246,21 @@ def run(
     steps: int,
     units_a_step: int,
     turns: int | None = None,
+    optional: Sequence[str] = (),
 ) -> None:
     """The whole of a benchmark: one contender where --one names it, else all of them, and the report.
 
-    turns: of each contender by default, 0 to its end; None: one contender after the other.
+    turns: of each contender by default, 0 to its end; None: one contender after the other. optional: contenders that
+    may be left out.
     """
     parser = parser_of(doc, steps=steps)
     if turns is not None:
         parser.add_argument("--turns", type=int, default=turns, help="of every contender, half a second each; 0: all")
+    if optional:
+        parser.add_argument("--without", nargs="+", choices=optional, default=[], help="contenders that are left out")
     arguments = parse(parser)
+    if optional:
+        contenders = [name for name in contenders if name not in arguments.without]
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.folder, arguments.steps + 1)))
         return

@@ -140,7 +140,7 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
     return {
         **_training.about(load, arguments),
         "ray_over_bare": over_bare("ray"),
-        "written_over_bare": over_bare("async"),
+        "written_over_bare": over_bare("async") if "async" in found else None,
         "stall": {
             name: _common.spread([one["stall_s"] / one["step_s"] for one in of])
             for name, of in found.items()
@@ -152,7 +152,17 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
 
 
 def main() -> None:
-    _training.run(__file__, __doc__, CONTENDERS, measure, report, steps=40, units_a_step=_training.PACKS, turns=0)
+    _training.run(
+        __file__,
+        __doc__,
+        CONTENDERS,
+        measure,
+        report,
+        steps=40,
+        units_a_step=_training.PACKS,
+        turns=0,
+        optional=CONTENDERS[2:],
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """One Ray for all stages of a run: started by the first that needs it, large enough for all, stopped at the end."""
 
+import os
+
 import pytest
 
 from moaa_ray.errors import ConfigError
@@ -19,6 +21,7 @@ def test_sessions_within_a_whole_are_one_and_as_large_as_the_largest_needs():
             assert is_local
             first = ray.get_runtime_context().get_node_id()
             assert ray.cluster_resources()["CPU"] >= 7
+            assert ray.get(ray.remote(os.nice).remote(0)) == os.nice(0)  # Ray's own workers stand back for all others
         with session(LOCAL, cpu_slots=3) as is_local:
             assert is_local
             assert ray.get_runtime_context().get_node_id() == first
