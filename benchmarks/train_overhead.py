@@ -11,11 +11,14 @@ second; a step's seconds are those of its own turns.
     async, sync     bare, with a checkpoint after every third step, written in the background or not
     ddp_2, fsdp2_2  two workers of Ray Train, a checkpoint after every third step, in the background
 
-ray_over_bare - 1 is the overhead. stall is what save() held up (save_s) over the mean step. written_over_bare is the
-mean step with checkpoints in the background over the same without: a writer on a core of its own is not free.
+ray_cpu_over_bare - 1 is the overhead in the process that trains, by CPU time; ray_over_bare has the seconds of the
+step, in which all other processes of Ray take part too where cores are few. stall is what save() held up (save_s) over
+the mean step. written_over_bare is the mean step with checkpoints in the background over the same without: a writer on
+a core of its own is not free.
 """
 
 import argparse
+import contextlib
 import statistics
 import threading
 import time
@@ -27,6 +30,8 @@ import _alpaca_units
 import _common
 import _training
 import _turns
+import numpy as np
+import psutil
 
 from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data import commit
@@ -86,6 +91,8 @@ def measure(name: str, folder: Path, steps: int) -> dict:
         cadence = Cadence(checkpoint_every=CHECKPOINT_EVERY, is_async=name != "sync")
         job = replace(job, strategy=strategy, cadence=cadence)
     threading.Thread(target=say_ready, args=(job,), daemon=True).start()
+    used: list[tuple[float, float]] = []
+    threading.Thread(target=note_cpu, args=(used, name in ("bare", "async", "sync")), daemon=True).start()
     if name in ("ray", "ddp_2", "fsdp2_2"):
         in_ray(job, num_workers=2 if name.endswith("_2") else 1)
     else:
@@ -95,11 +102,26 @@ def measure(name: str, folder: Path, steps: int) -> dict:
         train(job, World())
     lines = read_metrics(open_store(job.run_uri), job.metrics_path)
     offset = time.time() - time.monotonic()
+    ends = [line["time"] - offset for line in lines]
     return {
-        "ends": [line["time"] - offset for line in lines],
+        "ends": ends,
+        "cpu_s": np.interp(ends, *zip(*used, strict=True)).tolist(),
         "save_s": [line["save_s"] for line in lines],
         "loss": lines[-1]["loss"],
     }
+
+
+def note_cpu(used: list[tuple[float, float]], is_here: bool) -> None:
+    """Note again and again what the processes that train have used of CPU time, each with the moment."""
+    training = [psutil.Process()] if is_here else []
+    while True:
+        if not training:
+            children = psutil.Process().children(recursive=True)
+            training = [child for child in children if "".join(child.cmdline()).startswith("ray::RayTrainWorker")]
+        with contextlib.suppress(psutil.Error):  # they have ended
+            times = [process.cpu_times() for process in training]
+            used.append((time.monotonic(), sum(each.user + each.system for each in times)))
+        time.sleep(0.2)
 
 
 def say_ready(job: Job) -> None:
@@ -126,6 +148,7 @@ def facts(run: Mapping) -> dict[str, float]:
     return {
         "steps": len(run["own_s"]) - 1 - begin,
         "step_s": (run["own_s"][-1] - run["own_s"][begin]) / (len(run["own_s"]) - 1 - begin),
+        "cpu_step_s": (run["cpu_s"][-1] - run["cpu_s"][begin]) / (len(run["own_s"]) - 1 - begin),
         "stall_s": statistics.median(stalls) if stalls else 0.0,
     }
 
@@ -134,19 +157,22 @@ def report(runs: dict[str, list[dict]], load: float, arguments: argparse.Namespa
     found = {name: [facts(run) for run in of] for name, of in runs.items()}
     bare = found["bare"]
 
-    def over_bare(name: str) -> dict[str, float]:
-        return _common.spread([a["step_s"] / b["step_s"] for a, b in zip(found[name], bare, strict=True)])
+    def over_bare(name: str, key: str = "step_s") -> dict[str, float]:
+        return _common.spread([a[key] / b[key] for a, b in zip(found[name], bare, strict=True)])
 
     return {
         **_training.about(load, arguments),
         "ray_over_bare": over_bare("ray"),
+        "ray_cpu_over_bare": over_bare("ray", "cpu_step_s"),
         "written_over_bare": over_bare("async") if "async" in found else None,
         "stall": {
             name: _common.spread([one["stall_s"] / one["step_s"] for one in of])
             for name, of in found.items()
             if name not in ("bare", "ray")
         },
-        "by_contender": {name: _common.spreads(of, ("steps", "step_s", "stall_s")) for name, of in found.items()},
+        "by_contender": {
+            name: _common.spreads(of, ("steps", "step_s", "cpu_step_s", "stall_s")) for name, of in found.items()
+        },
         "runs": runs,
     }
 
