@@ -15,7 +15,7 @@ import torch
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data import commit
-from moaa_ray.data.documents import own_template
+from moaa_ray.data.documents import DocumentTokenizer
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import StageError
@@ -208,12 +208,14 @@ def _finish(parts: _Parts, state: State) -> None:
     _check_owner(parts)
     if job.cadence.export == "best" and 0 <= state.best_step != state.next_step:
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.strategy)
+    tokenizer = _tokenizer(folder, job.chat_template)
     export(
         parts.strategy,
         f"{job.run_uri}/{job.model_path}",
         source_folder=folder,
         dtype=torch.bfloat16 if job.numerics.is_bf16 else torch.float32,
-        chat_template=job.chat_template or _template(folder),
+        chat_template=tokenizer.chat_template,
+        end_token=tokenizer.end_token,
         card=job.card,
         lora=job.lora,
     )
@@ -241,7 +243,7 @@ def _check_owner(parts: _Parts) -> None:
     from_first(lambda: commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={})))
 
 
-def _template(folder: str) -> str:
+def _tokenizer(folder: str, chat_template: str) -> DocumentTokenizer:
     from transformers import AutoTokenizer
 
-    return own_template(AutoTokenizer.from_pretrained(folder))
+    return DocumentTokenizer(AutoTokenizer.from_pretrained(folder), chat_template=chat_template or None)

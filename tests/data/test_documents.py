@@ -71,6 +71,11 @@ def test_every_assistant_turn_counts_with_the_token_that_ends_it(kind, tokenizer
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
+def test_the_token_that_ends_a_turn_is_known_by_its_id(kind, tokenizers, makers):
+    assert tokenizers[kind].decode([makers[kind].end_token]) == END_OF_TURN[kind]
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_document_begins_with_the_very_tokens_that_an_engine_is_asked_with(kind, tokenizers, makers):
     ids, _ = ChatTokenizer(tokenizers[kind]).encode(talk("Hi", "Hello.", "Go on."))
     tokens = makers[kind].conversation(talk("Hi", "Hello.", "Go on.", "No.")).tokens.tolist()
