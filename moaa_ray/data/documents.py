@@ -120,8 +120,12 @@ class DocumentTokenizer:
         try:
             encoded = self._chat.trace(messages, is_prompt=False)
             turns = {i: self._turn(messages, places[i], encoded.text) for i in range(num_given, len(places))}
+            left_out = self._chat.left_out([message["role"] for message in messages])
         except RequestError as error:
             raise DocumentError(error.reason, error.detail) from error
+        if left_out:
+            said = f"message {left_out[0] + 1} of {len(messages)} ({messages[left_out[0]]['role']})"
+            raise DocumentError("template", f"the chat template leaves out {said}, which later turns may answer")
         starts, ends = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2).T
         counts = np.full(len(starts), all_tokens)
         for i, turn in turns.items():

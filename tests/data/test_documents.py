@@ -237,6 +237,19 @@ def test_a_template_that_refuses_a_conversation_refuses_the_document(makers):
     assert caught.value.rule == "template"
 
 
+def test_a_message_that_the_template_leaves_out_refuses_the_document():
+    """The answer to it would be trained on without it."""
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=QWEN.replace("%}", "if m.role != 'tool' %}", 1)))
+    tool = Message(role="tool", content="7")
+    for messages, said in (
+        ([*talk("Hi"), tool, *talk("x", "It is 7.")[1:]], "message 2 of 3"),
+        ([*talk("Hi", "I look."), tool, *talk("x", "It is 7.")[1:]], "message 3 of 4"),
+    ):
+        with pytest.raises(DocumentError, match=rf"leaves out {said} \(tool\)"):
+            maker.conversation(messages)
+    assert maker.conversation([*talk("Hi", "Hello."), tool]).num_targets == 7
+
+
 def test_a_template_that_drops_earlier_thoughts_is_refused_where_there_are_earlier_turns():
     """As Qwen3's: an empty thought is written before the last completion and taken away from the ones before it."""
     tokenizer = make_tokenizer("qwen3")
