@@ -249,6 +249,14 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
     )
+    assert "sft.betas.1 = 1.0: must be below 1.0; lower it" in refused(
+        write_recipe(folder, "one"), "sft.betas=[0.9, 1.0]"
+    )
+    (folder / "empty.jinja").write_text(" ")
+    (folder / "latin.jinja").write_bytes(b"\xe4")
+    for name, why in (("no", "No such file"), ("empty", "is empty; leave it out"), ("latin", "is not UTF-8 text")):
+        said = refused(write_recipe(folder, "one"), f"student.chat_template={name}.jinja")
+        assert f"{name}.jinja: {why}" in said
     schema = pa.schema([("messages", pa.string())], metadata={"moaa_ray.schema": "pairs/1"})
     pq.write_table(pa.table({"messages": ["x"]}, schema=schema), folder / "away.parquet")
     assert "holds schema 'pairs/1', where 'sft/1' is expected" in refused(folder / "away.yaml")
