@@ -27,6 +27,7 @@ from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
 from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog
+from moaa_ray.training.preparing import student_tokenizer
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
 from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps
@@ -208,7 +209,7 @@ def _finish(parts: _Parts, state: State) -> None:
     _check_owner(parts)
     if job.cadence.export == "best" and 0 <= state.best_step != state.next_step:
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.strategy)
-    tokenizer = _tokenizer(folder, job.chat_template)
+    tokenizer = DocumentTokenizer(student_tokenizer(folder), chat_template=job.chat_template or None)
     export(
         parts.strategy,
         f"{job.run_uri}/{job.model_path}",
@@ -241,9 +242,3 @@ def _verify(parts: _Parts) -> None:
 def _check_owner(parts: _Parts) -> None:
     """Raise FencedError, in all workers, when another driver owns the run now."""
     from_first(lambda: commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={})))
-
-
-def _tokenizer(folder: str, chat_template: str) -> DocumentTokenizer:
-    from transformers import AutoTokenizer
-
-    return DocumentTokenizer(AutoTokenizer.from_pretrained(folder), chat_template=chat_template or None)

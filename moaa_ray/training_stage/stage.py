@@ -128,10 +128,10 @@ def _train(
     from moaa_ray.doctor.asking import check_nodes
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
-    from moaa_ray.training_stage.jobs import check_lora, make_job, workers_of
+    from moaa_ray.training_stage.jobs import check_student, make_job, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
-    check_lora(config, student)
+    check_student(config, student, datasets[0].tasks[0])
     with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True) as is_local:
         if not is_local:
             check_nodes(store.uri)

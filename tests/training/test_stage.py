@@ -267,6 +267,21 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert not (folder / "bad" / "work").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tokenizer.json", "{", "its tokenizer cannot be loaded (JSONDecodeError"),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "its tokenizer cannot be loaded"),
+        ("config.json", '{"model_type": "gpt2", "vocab_size": 2000}', "has no list of decoder layers"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):
+    make_student(tmp_path / "student")
+    (tmp_path / "student" / file).write_text(text)
+    assert said in refused(write_recipe(tmp_path, "other"))
+    assert not (tmp_path / "other" / "work" / "sft").exists()
+
+
 def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_the_model(folder, monkeypatch):
     exported = []
 
