@@ -221,6 +221,18 @@ def test_dpo_starts_at_ln_2_and_the_model_serves_with_transformers(folder):
     assert "arXiv 2505.03059" in card
 
 
+@pytest.mark.slow
+def test_a_file_that_turns_out_to_be_damaged_is_told_as_such(folder):
+    recipe = write_recipe(folder, "damaged")
+    path = folder / "damaged.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    code, output = runs.finish(start(recipe))
+    assert code == 3, output
+    assert f"{path}: cannot be read: " in output
+    assert output.strip().endswith("; mend the file")
+
+
 def refused(recipe: Path, *overrides: str, stage: str = "sft") -> str:
     with pytest.raises((ConfigError, DataError)) as error:
         train_stage(load_training(recipe, overrides), stage)
