@@ -105,11 +105,11 @@ def _pass_order(seed: int, source: int, turn: int, num_units: int) -> list[int]:
     return order
 
 
-def check_divides(batch: int, num_workers: int, per_worker: int) -> None:
+def check_divides(batch: int, num_workers: int, per_worker: int, *, field: str = "batch") -> None:
     """Raise ConfigError unless a batch is a whole number of microbatches on every worker."""
     if batch % (num_workers * per_worker):
         raise ConfigError(
-            f"batch = {batch} is not a multiple of workers x micro_batch = {num_workers} x {per_worker} = "
+            f"{field} = {batch} is not a multiple of workers x micro_batch = {num_workers} x {per_worker} = "
             f"{num_workers * per_worker}; change one of the three"
         )
 

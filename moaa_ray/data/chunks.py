@@ -11,7 +11,16 @@ import pyarrow.parquet as pq
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data.locations import SourceFiles
-from moaa_ray.data.readers import BadRecord, Record, is_plain_lines, line_parts, no_column, read_from, read_records
+from moaa_ray.data.readers import (
+    BadRecord,
+    Record,
+    is_plain_lines,
+    line_parts,
+    no_column,
+    opened,
+    read_from,
+    read_records,
+)
 from moaa_ray.data.schemas import SCHEMA_KEY
 from moaa_ray.errors import DataError
 
@@ -50,8 +59,8 @@ def _parts(files: SourceFiles, number: int, chunk_rows: int) -> Iterator[tuple[i
         yield from line_parts(files, path, chunk_rows)
         return
     if files.format == "parquet":
-        with files.fs.open(path, "rb") as raw:
-            metadata = pq.ParquetFile(cast(IO[bytes], raw)).metadata
+        with opened(files, path) as raw:
+            metadata = pq.ParquetFile(raw).metadata
             total = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     else:
         total = sum(1 for _ in read_records(SourceFiles(fs=files.fs, paths=(path,), format=files.format)))
@@ -70,8 +79,8 @@ def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iter
         for number, (_, record) in enumerate(itertools.islice(read_records(one), chunk.start, chunk.stop), chunk.start):
             yield number, record
         return
-    with files.fs.open(path, "rb") as raw:
-        parquet = pq.ParquetFile(cast(IO[bytes], raw))
+    with opened(files, path) as raw:
+        parquet = pq.ParquetFile(raw)
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)]
         starts = [0, *itertools.accumulate(sizes)]
         groups = [i for i in range(len(sizes)) if starts[i] < chunk.stop and starts[i + 1] > chunk.start]
@@ -80,7 +89,9 @@ def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iter
         for batch in parquet.iter_batches(256, row_groups=groups, columns=wanted):
             first, last = max(0, chunk.start - number), min(batch.num_rows, chunk.stop - number)
             if first < last:
-                yield from enumerate(batch.slice(first, last - first).to_pylist(), number + first)
+                part = batch.slice(first, last - first)
+                part.validate(full=True)  # offsets and UTF-8
+                yield from enumerate(part.to_pylist(), number + first)
             number += batch.num_rows
 
 
@@ -91,8 +102,8 @@ def check_columns(files: SourceFiles, needed: Sequence[str], *, schema: str) -> 
     """
     path = files.paths[0]
     if files.format == "parquet":
-        with files.fs.open(path, "rb") as raw:
-            found = pq.ParquetFile(cast(IO[bytes], raw)).schema_arrow
+        with opened(files, path) as raw:
+            found = pq.ParquetFile(raw).schema_arrow
         declared = (found.metadata or {}).get(SCHEMA_KEY, b"").decode("utf-8", "replace")
         if declared and declared != schema:
             raise DataError(
@@ -103,9 +114,12 @@ def check_columns(files: SourceFiles, needed: Sequence[str], *, schema: str) -> 
     else:
         record = next((record for _, record in read_records(files) if not isinstance(record, BadRecord)), {})
         names = list(record)
+        if not names:
+            raise DataError(f"{path}: holds no row that can be read; name a dataset with rows")
     for column in needed:
         if column not in names:
-            raise no_column(path, column, names)
+            way_out = f"rename its columns, or name data that has {' and '.join(needed)}"
+            raise no_column(path, column, names, way_out=way_out)
 
 
 def drawn_rows(num_rows: int, wanted: int, *, seed: int, name: str) -> set[int]:

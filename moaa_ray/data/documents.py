@@ -55,13 +55,11 @@ class _Turn:
     """After the token that ends the turn."""
 
 
-def own_template(tokenizer) -> str:
-    """The text of the tokenizer's chat template, of several the default one, as DocumentTokenizer uses it."""
-    return template_of(tokenizer)
-
-
 class DocumentTokenizer:
-    """Makes documents with one model's tokenizer and chat template."""
+    """Makes documents with one model's tokenizer and chat template.
+
+    chat_template: its text, of a tokenizer's several the default one; end_token: the id that ends an assistant turn.
+    """
 
     def __init__(self, tokenizer, *, chat_template: str | None = None):
         """Raises ConfigError for a tokenizer or template that cannot be used, or that does not end assistant turns.
@@ -70,7 +68,8 @@ class DocumentTokenizer:
         """
         try:
             self._chat = ChatTokenizer(tokenizer, chat_template=chat_template)
-            _, end = self._chat.after_last(("user", "assistant"))
+            self.chat_template: str = chat_template or template_of(tokenizer)
+            tail, end = self._chat.after_last(("user", "assistant"))
         except EngineStartError as error:
             raise ConfigError(str(error)) from error
         except RequestError as error:
@@ -83,6 +82,7 @@ class DocumentTokenizer:
                 f"the chat template of {tokenizer.name_or_path} writes no control token after an assistant turn, so a "
                 "student would never learn to stop; set `chat_template` to a file with one that ends turns"
             )
+        self.end_token: int = tokenizer.encode(tail[:end], add_special_tokens=False)[-1]
 
     def conversation(
         self, messages: Sequence[Message], *, all_tokens: bool = False, cut_turns: Collection[int] = frozenset()
@@ -120,8 +120,12 @@ class DocumentTokenizer:
         try:
             encoded = self._chat.trace(messages, is_prompt=False)
             turns = {i: self._turn(messages, places[i], encoded.text) for i in range(num_given, len(places))}
+            left_out = self._chat.left_out([message["role"] for message in messages])
         except RequestError as error:
             raise DocumentError(error.reason, error.detail) from error
+        if left_out:
+            said = f"message {left_out[0] + 1} of {len(messages)} ({messages[left_out[0]]['role']})"
+            raise DocumentError("template", f"the chat template leaves out {said}, which later turns may answer")
         starts, ends = np.array(encoded.offsets, dtype=np.int64).reshape(-1, 2).T
         counts = np.full(len(starts), all_tokens)
         for i, turn in turns.items():

@@ -88,7 +88,7 @@ def read_records(files: SourceFiles, *, columns: Sequence[str] | None = None) ->
 
 def line_parts(files: SourceFiles, name: str, num_rows: int) -> Iterator[tuple[int, int]]:
     """(rows, byte at which they begin) of parts of at most num_rows rows of a file that is plain JSON Lines."""
-    with _opened(files, name) as raw:
+    with opened(files, name) as raw:
         start = len(_UTF8_MARK) if raw.read(len(_UTF8_MARK)) == _UTF8_MARK else 0
         raw.seek(0)
         stop, rows = start, 0
@@ -104,18 +104,20 @@ def line_parts(files: SourceFiles, name: str, num_rows: int) -> Iterator[tuple[i
 
 def read_from(files: SourceFiles, name: str, start: int) -> Iterator[Record]:
     """The records of a file that is plain JSON Lines from a byte of line_parts on."""
-    with _opened(files, name) as raw:
+    with opened(files, name) as raw:
         raw.seek(start)
         yield from (record for _, record in _json_lines(_lines(raw, name)))
 
 
 @contextmanager
-def _opened(files: SourceFiles, name: str) -> Iterator[IO[bytes]]:
+def opened(files: SourceFiles, name: str) -> Iterator[IO[bytes]]:
+    """One of the files, to read. Raises DataError for what is broken about it in the `with` block."""
     try:
         with files.fs.open(name, "rb") as raw:
             yield cast(IO[bytes], raw)
     except _BROKEN as error:
-        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {error}; mend the file") from error
+        said = " ".join(str(error).split())
+        raise DataError(f"{name}: cannot be read: {type(error).__name__}: {said}; mend the file") from error
 
 
 def is_plain_lines(files: SourceFiles, name: str) -> bool:
@@ -233,9 +235,11 @@ def _columnar(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str
             number += part.num_rows
 
 
-def no_column(where: str, column: str, names: Sequence[str]) -> ConfigError:
+def no_column(
+    where: str, column: str, names: Sequence[str], *, way_out: str = "set `columns` to one of them"
+) -> ConfigError:
     """The error for a column that is not there, with the nearest name."""
     near = get_close_matches(column, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(map(repr, list(names)[:20])) + (", ..." if len(names) > 20 else "")
-    return ConfigError(f"{where}: has no column {column!r}; {hint}it has {listed}: set `columns` to one of them")
+    return ConfigError(f"{where}: has no column {column!r}; {hint}it has {listed}: {way_out}")

@@ -20,6 +20,7 @@ from moaa_ray.data.documents import Document, DocumentError, DocumentTokenizer
 from moaa_ray.types import Message
 
 OverLong = Literal["drop", "truncate"]
+_HALF = re.compile("[\ud800-\udfff]")
 _CUT_FLAG = re.compile(r"truncated:(\d+)")
 
 
@@ -95,7 +96,7 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
     """Rows with messages (and id, flags) as packs of whole documents, packed apart for training and validation.
 
     flags: "truncated" says that the last completion was cut at a length, "truncated:<turn>" that the answer to this
-    user turn, from 0, was. Refused by rule: those of DocumentTokenizer and `fit`, and wrong_type.
+    user turn, from 0, was. Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, and tool_calls.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
@@ -116,7 +117,7 @@ def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, 
 
     chosen and rejected may begin with the prompt's own messages. flags: "chosen_truncated" and "rejected_truncated"
     say that the last completion there was cut at a length. Both documents are fitted to max_tokens, each alone.
-    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, other_prompt, and same_completions.
+    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, other_prompt, and same_completions.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
@@ -162,12 +163,13 @@ def _in_two(
     """One unit per row that documents_of makes documents of; it also gives the prompt, for an id."""
     sets = UnitSets([], [], Counter(), [])
     for number, row in enumerate(rows):
+        row_id = ""
         try:
             row_id = _id(row)
             prompt, documents = documents_of(row)
         except DocumentError as error:
             sets.dropped[error.rule] += 1
-            sets.refusals.append(Refusal(str(row.get("id") or ""), error.rule, error.detail, number))
+            sets.refusals.append(Refusal(row_id, error.rule, error.detail, number))
             continue
         row_id = row_id or prompt_id(prompt)
         part = sets.validation if is_validation(row_id, settings.validation_fraction) else sets.train
@@ -190,6 +192,8 @@ def _id(row: Mapping[str, Any]) -> str:
     value = row.get("id")
     if value is not None and not isinstance(value, str | int):
         raise DocumentError("wrong_type", f"column 'id' holds a {type(value).__name__} instead of text")
+    if isinstance(value, str) and _HALF.search(value):
+        raise DocumentError("wrong_type", "column 'id' holds half a character (a surrogate)")
     return "" if value is None else str(value)
 
 
@@ -205,8 +209,11 @@ def _messages(row: Mapping[str, Any], column: str, *, text_of: str = "") -> tupl
         role, content = (one.get("role"), one.get("content")) if isinstance(one, Mapping) else (None, None)
         if not (isinstance(role, str) and isinstance(content, str)):
             raise DocumentError("wrong_type", f"column {column!r}: message {i} lacks a role or content that is text")
-        if not content.isascii() and re.search("[\ud800-\udfff]", content):
+        if _HALF.search(role + content):
             raise DocumentError("wrong_type", f"column {column!r}: message {i} holds half a character (a surrogate)")
+        if one.get("tool_calls") or one.get("function_call"):
+            said = f"column {column!r}: message {i} calls tools, beside its text; write the calls into its content"
+            raise DocumentError("tool_calls", said)
         messages.append(Message(role=role, content=content))
     return tuple(messages)
 

@@ -114,6 +114,10 @@ class ChatTokenizer:
                 return tail, at + len(self._control[token]) if at >= 0 else end
         return tail, 0
 
+    def left_out(self, roles: Sequence[str]) -> list[int]:
+        """The messages of such a conversation that the template does not write, by number from 0."""
+        return sorted({*range(len(roles))} - {*self._frame_of(tuple(roles), is_prompt=False).order})
+
     def count(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that `encode` gives."""
         return len(self.encode(messages)[0])

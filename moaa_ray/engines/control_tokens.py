@@ -7,11 +7,15 @@ from moaa_ray.engines.base import EngineStartError
 
 
 def without_trimming(backend):
-    """The backend without its last step, which changes no token here but moves offsets off the blanks around them."""
-    if backend.post_processor is None:
+    """The backend without its last step, which changes no token here but moves offsets off the blanks around them,
+    and without a length that its file may have it cut or fill up texts to.
+    """
+    if backend.post_processor is None and backend.truncation is None and backend.padding is None:
         return backend
     backend = type(backend).from_str(backend.to_str())
     backend.post_processor = None
+    backend.no_truncation()
+    backend.no_padding()
     return backend
 
 

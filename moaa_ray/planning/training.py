@@ -5,6 +5,7 @@ from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from moaa_ray.core.batches import check_divides
 from moaa_ray.core.gpus import GpuType
 from moaa_ray.core.model_size import ModelShape
 from moaa_ray.core.packing_gpus import Cluster
@@ -71,6 +72,7 @@ def plan_training(
     if gpu is None and config.device == "gpu":
         raise ConfigError(f"{stage}.device = gpu: the cluster has no GPUs; name some, or set device: cpu")
     workers = _num_workers(config, stage, cluster, gpu)
+    check_divides(config.batch, workers, config.micro_batch, field=f"{stage}.batch")
     work, units = _work(recipe, config, rows, mean_turns)
     shape = shape_of_model(student.model, Path(base_dir))
     seconds = None

@@ -77,7 +77,7 @@ class TrainingConfig(Config):
     warmup_ratio: float = Field(default=0.1, ge=0, le=1)
     """Part of the steps in which the rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: list[float] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(default=[0.9, 0.95], min_length=2, max_length=2)
     eps: float = Field(default=1e-8, gt=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["bf16", "float32"] = "bf16"

@@ -22,7 +22,7 @@ from moaa_ray.training.tensor_files import Layout, new_file, write_header, write
 from moaa_ray.training.weights import INDEX, SINGLE, plain_name, stored_shapes
 
 MAX_SHARD_BYTES = 5 * 10**9
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 _COPIED = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -31,7 +31,7 @@ _COPIED = (
     "merges.txt",
     "*.model",
     "*.tiktoken",
-    "generation_config.json",
+    GENERATION,
     "LICENSE*",
     "NOTICE*",
 )
@@ -46,13 +46,15 @@ def export(
     dtype: torch.dtype,
     chat_template: str,
     card: str,
+    end_token: int | None = None,
     lora: LoraSettings | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write the student to a Hugging Face folder; all workers call it together, the first one writes.
 
     source_folder is what the student was loaded from; chat_template is the text it was trained with, card the
-    README.md. Adapters (lora) are merged into the weights. On a disk the folder appears in one step; in an object store
+    README.md. end_token ends a turn of that template: generation stops at it too, which a base model's does not by
+    itself. Adapters (lora) are merged into the weights. On a disk the folder appears in one step; in an object store
     config.json, which every loader needs, comes last. What was there is replaced. Raises StageError, in all workers,
     where it cannot be written.
     """
@@ -62,7 +64,9 @@ def export(
         try:
             names = [plain_name(name) for name, _ in strategy.student.named_parameters() if not is_adapter(name)]
             shards = plan_shards(names, stored_shapes(source_folder), dtype, max_shard_bytes)
-            texts = _texts(strategy, Path(source_folder), dtype, chat_template=chat_template, card=card)
+            texts = _texts(
+                strategy, Path(source_folder), dtype, chat_template=chat_template, card=card, end_token=end_token
+            )
             _publish(folder_uri, shards, merged(tensors, lora), texts)
         finally:
             _gather_rest(tensors)  # the other workers go on to the end
@@ -178,7 +182,9 @@ def _index(shards: Mapping[str, Mapping[str, Layout]]) -> bytes:
     return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2).encode()
 
 
-def _texts(strategy: Strategy, source: Path, dtype: torch.dtype, *, chat_template: str, card: str) -> dict[str, bytes]:
+def _texts(
+    strategy: Strategy, source: Path, dtype: torch.dtype, *, chat_template: str, card: str, end_token: int | None
+) -> dict[str, bytes]:
     """Every file but the weights, config.json last."""
     texts = {
         path.name: path.read_bytes()
@@ -192,8 +198,20 @@ def _texts(strategy: Strategy, source: Path, dtype: torch.dtype, *, chat_templat
         texts["tokenizer_config.json"] = json.dumps(kept, indent=2, ensure_ascii=False).encode()
     texts["chat_template.jinja"] = chat_template.encode()
     texts["README.md"] = card.encode()
+    if end_token is not None:
+        _stop_at(end_token, texts, strategy.student.model)
     texts[CONFIG] = _config(strategy.student.model, dtype)
     return texts
+
+
+def _stop_at(end_token: int, texts: dict[str, bytes], model: nn.Module) -> None:
+    """Add a token to those at which generation stops, by generation_config.json or config.json, if it is none."""
+    generation = json.loads(texts.get(GENERATION, b"{}"))
+    stops = generation.get("eos_token_id", getattr(model.config, "eos_token_id", None))
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if end_token not in stops:
+        generation["eos_token_id"] = [*stops, end_token]
+        texts[GENERATION] = json.dumps(generation, indent=2).encode()
 
 
 def _config(model: nn.Module, dtype: torch.dtype) -> bytes:

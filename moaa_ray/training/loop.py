@@ -15,7 +15,7 @@ import torch
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data import commit
-from moaa_ray.data.documents import own_template
+from moaa_ray.data.documents import DocumentTokenizer
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import StageError
@@ -27,6 +27,7 @@ from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
 from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog
+from moaa_ray.training.preparing import student_tokenizer
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
 from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps
@@ -208,12 +209,14 @@ def _finish(parts: _Parts, state: State) -> None:
     _check_owner(parts)
     if job.cadence.export == "best" and 0 <= state.best_step != state.next_step:
         parts.checkpoints.load(parts.checkpoints.at(state.best_step), parts.strategy)
+    tokenizer = DocumentTokenizer(student_tokenizer(folder), chat_template=job.chat_template or None)
     export(
         parts.strategy,
         f"{job.run_uri}/{job.model_path}",
         source_folder=folder,
         dtype=torch.bfloat16 if job.numerics.is_bf16 else torch.float32,
-        chat_template=job.chat_template or _template(folder),
+        chat_template=tokenizer.chat_template,
+        end_token=tokenizer.end_token,
         card=job.card,
         lora=job.lora,
     )
@@ -239,9 +242,3 @@ def _verify(parts: _Parts) -> None:
 def _check_owner(parts: _Parts) -> None:
     """Raise FencedError, in all workers, when another driver owns the run now."""
     from_first(lambda: commit.check_owner(parts.store, commit.Epoch(number=parts.job.epoch, owner={})))
-
-
-def _template(folder: str) -> str:
-    from transformers import AutoTokenizer
-
-    return own_template(AutoTokenizer.from_pretrained(folder))

@@ -75,7 +75,7 @@ def prepare_chunk(task: ChunkTask) -> ChunkResult:
             rows.append(record)
             places.append(place)
     make = sft_units if task.stage == "sft" else pair_units
-    units, validation, _, refused = make(rows, _tokenizer(task), task.settings)
+    units, validation, _, refused = make(rows, tokenizer_of(task), task.settings)
     store, name = open_store(task.run_uri), f"{task.chunk.first:010d}"
     write_chunk(store, task.folder, name, units)
     write_chunk(store, f"{task.folder}-validation", name, validation)
@@ -90,16 +90,29 @@ def prepare_chunk(task: ChunkTask) -> ChunkResult:
     )
 
 
-def _tokenizer(task: ChunkTask) -> DocumentTokenizer:
-    from transformers import AutoTokenizer
-
+def tokenizer_of(task: ChunkTask) -> DocumentTokenizer:
+    """What makes documents of a task's rows. Raises ConfigError for a tokenizer or template that cannot."""
     folder = student_folder(task.tokenizer, task.revision)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = student_tokenizer(folder)
     config = json.loads(Path(folder, "config.json").read_bytes())
-    num_embeddings = {**config, **config.get("text_config", {})}.get("vocab_size", 0)
+    num_embeddings = {**config, **(config.get("text_config") or {})}.get("vocab_size", 0)
     if len(tokenizer) > num_embeddings:
         raise ConfigError(
             f"student {task.tokenizer}: its tokenizer has {len(tokenizer):,} tokens, its model only {num_embeddings:,} "
             "embeddings, so it belongs to another model; copy the model's own tokenizer files into the folder"
         )
     return DocumentTokenizer(tokenizer, chat_template=task.chat_template or None)
+
+
+def student_tokenizer(folder: str):
+    """A student's tokenizer. Raises ConfigError where transformers cannot load it without code of its own."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise many kinds
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"student {folder}: its tokenizer cannot be loaded ({type(error).__name__}: {said}); copy the model's "
+            "tokenizer files once more, tokenizer.json among them"
+        ) from error

@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context, get_
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from moaa_ray.data.store import open_store
-from moaa_ray.errors import MoaaError, StageError, ours_within
+from moaa_ray.errors import MoaaError, StageError
 from moaa_ray.training.job import Job
 from moaa_ray.training.loop import train
 from moaa_ray.training.preparing import ChunkResult, ChunkTask, prepare_chunk
@@ -41,14 +41,32 @@ class Workers:
 
 
 def prepare(tasks: Sequence[ChunkTask]) -> list[ChunkResult]:
-    """Tokenise and pack all chunks as one Ray Data job; each writes its files of units, whatever becomes of others."""
+    """Tokenise and pack all chunks as one Ray Data job; each writes its files of units, whatever becomes of others.
+
+    Raises what a chunk raised of our own errors.
+    """
     numbers = ray.data.from_items([{"at": at} for at in range(len(tasks))], override_num_blocks=len(tasks))
-    done = numbers.map(lambda row: {"at": row["at"], "result": prepare_chunk(tasks[row["at"]]).to_json()})
+    done = numbers.map(lambda row: {"at": row["at"], **_prepared(tasks[row["at"]])})
+    rows: dict[int, dict[str, Any]] = {}
     try:
-        results = {row["at"]: ChunkResult.from_json(row["result"]) for row in done.iter_rows()}
+        for row in done.iter_rows():
+            rows[row["at"]] = row
+            if row["error"]:
+                break
     except Exception as error:  # Ray wraps what a task raised in kinds of its own
-        raise ours_within(error) or StageError(f"tokenising broke: ...{' '.join(str(error).split())[-600:]}") from error
-    return [results[at] for at in range(len(tasks))]
+        raise StageError(f"tokenising broke: ...{' '.join(str(error).split())[-600:]}") from error
+    for row in rows.values():
+        if row["error"]:
+            raise _ours(row["error"])
+    return [ChunkResult.from_json(rows[at]["result"]) for at in range(len(tasks))]
+
+
+def _prepared(task: ChunkTask) -> dict[str, str]:
+    """The result of a chunk, or its error, which Ray Data would bring back as text among its own."""
+    try:
+        return {"result": prepare_chunk(task).to_json(), "error": ""}
+    except MoaaError as error:
+        return {"result": "", "error": _record(error)}
 
 
 def run_training(job: Job, workers: Workers, *, attempt: str, watch: Callable[[], None]) -> None:
@@ -114,8 +132,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         train(job, _world())
     except MoaaError as error:
-        record = {"kind": type(error).__name__, "text": str(error)}
-        open_store(job.run_uri).put_if_absent(_error_path(job, attempt), json.dumps(record).encode())
+        open_store(job.run_uri).put_if_absent(_error_path(job, attempt), _record(error).encode())
         raise
 
 
@@ -169,6 +186,15 @@ def _told(job: Job, attempt: str) -> MoaaError | None:
     store, path = open_store(job.run_uri), _error_path(job, attempt)
     if not store.exists(path):
         return None
-    record = json.loads(store.read(path))
+    return _ours(store.read(path))
+
+
+def _record(error: MoaaError) -> str:
+    return json.dumps({"kind": type(error).__name__, "text": str(error)})
+
+
+def _ours(record: str | bytes) -> MoaaError:
+    """The error in a text of _record."""
+    known = json.loads(record)
     kinds = {kind.__name__: kind for kind in MoaaError.__subclasses__()}
-    return kinds.get(record["kind"], StageError)(record["text"])
+    return kinds.get(known["kind"], StageError)(known["text"])

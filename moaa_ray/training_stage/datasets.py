@@ -18,7 +18,7 @@ from moaa_ray.data.locations import find_files
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UnitStore, finish
 from moaa_ray.data.units import UnitSettings
-from moaa_ray.errors import DataError
+from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import RUN
 from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
 from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
@@ -86,7 +86,13 @@ def find_datasets(
         packing=isinstance(config, SftConfig) and config.packing,
         all_tokens=config.all_tokens,
     )
-    own = TrainingData(path=f"{store.uri}/{PUBLISHED[stage][0]}")
+    published, maker = PUBLISHED[stage][0], {"sft": "generate", "dpo": "judge"}[stage]
+    if not config.data and not store.list(published):
+        raise ConfigError(
+            f"{store.uri}/{published}: nothing there to train on; run `moaa {maker}` first, or name data under "
+            f"{stage}.data"
+        )
+    own = TrainingData(path=f"{store.uri}/{published}")
     datasets = []
     for i, part in enumerate(config.data or [own]):
         place = f"{store.uri}/{part.path.removeprefix(RUN)}" if part.path.startswith(RUN) else part.path
@@ -134,7 +140,8 @@ def close_dataset(store: Store, stage: Stage, dataset: Dataset, results: Sequenc
         dropped=dropped,
     )
     if not prepared.num_units:
-        why = ", ".join(f"{rule} {n:,}" for rule, n in dropped.most_common(5)) or "all rows are kept for validation"
+        causes = [f"{rule} {n:,}" for rule, n in dropped.most_common(5)]
+        why = ", ".join([*causes, *["all others are kept for validation"] * bool(prepared.num_validation_units)])
         raise DataError(
             f"{dataset.config.path}: no row of {prepared.num_rows:,} can be trained on ({why}); {_first(results)}"
         )

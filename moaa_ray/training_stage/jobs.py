@@ -13,6 +13,7 @@ from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.lora import LoraSettings, add_adapters
 from moaa_ray.training.losses import LossSettings
 from moaa_ray.training.optimizer import AdamWSettings
+from moaa_ray.training.preparing import ChunkTask, tokenizer_of
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics
 from moaa_ray.training.trainer import Workers
@@ -45,11 +46,12 @@ def lora_of(config: SftConfig | DpoConfig, *, seed: int) -> LoraSettings | None:
     return LoraSettings(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=tuple(lora.targets), seed=seed)
 
 
-def check_lora(config: SftConfig | DpoConfig, student: StudentFiles) -> None:
-    """Raise ConfigError where the student has no layer of a name under lora.targets, before anything starts."""
-    lora = lora_of(config, seed=0)
-    if lora is not None and lora.targets:
-        add_adapters(build_student(student_folder(student.place, student.revision)), lora, is_bf16=False)
+def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: ChunkTask) -> None:
+    """Raise ConfigError for a tokenizer, model or lora.targets that cannot be trained, before anything starts."""
+    tokenizer_of(task)
+    model = build_student(student_folder(student.place, student.revision))
+    if (lora := lora_of(config, seed=0)) is not None:
+        add_adapters(model, lora, is_bf16=False)
 
 
 def make_job(

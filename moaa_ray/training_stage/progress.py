@@ -46,6 +46,8 @@ class TrainingProgress:
         self.note(
             f"{self._stage}: {units:,} {kind}, {plan.epochs} epochs in {plan.num_steps:,} steps of {plan.batch}, "
             f"{num_workers} worker{'s' if num_workers > 1 else ''}"
+            + f"; the last {plan.num_unused:,} {kind} of the last epoch fill no step"
+            * bool(plan.num_unused)
         )
 
     def show(self, told: Telemetry, trackers: Trackers, *, is_last: bool = False) -> None:

@@ -56,7 +56,7 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     datasets = find_datasets(store, stage, config, student, seed=loaded.recipe.seed, base_dir=loaded.base_dir)
     _check(config, stage)
     fingerprint = _fingerprint(loaded, config, student, datasets)
-    if (done := _finished(store, stage, fingerprint)) is not None:
+    if (done := _finished(store, stage, fingerprint, export=config.export)) is not None:
         return done
     join_run(store, loaded)
     with noting_stop(store, stage):
@@ -95,15 +95,17 @@ def _fingerprint(
     return {**fields, **units, "student": student.digest, "seed": str(loaded.recipe.seed)}
 
 
-def _finished(store: Store, stage: Stage, fingerprint: dict[str, str]) -> TrainingSummary | None:
+def _finished(store: Store, stage: Stage, fingerprint: dict[str, str], *, export: str) -> TrainingSummary | None:
     """The summary of a stage that has been run to its end with this very recipe."""
     path = f"metrics/{stage}.json"
     if not store.exists(path):
         return None
     record = json.loads(store.read(path))
-    if record["fingerprint"] == fingerprint:  # with the model gone, training finds itself over and exports again
+    if record["fingerprint"] == fingerprint:
+        # With the model gone, or another state wanted, training finds itself over and exports again.
         done = TrainingSummary(**{**record["summary"], "worked": None})
-        return done if store.exists(f"models/{stage}/config.json") else None
+        is_there = record.get("export", export) == export and store.exists(f"models/{stage}/config.json")
+        return done if is_there else None
     changed = sorted(
         k for k in {*record["fingerprint"], *fingerprint} if record["fingerprint"].get(k) != fingerprint.get(k)
     )
@@ -126,10 +128,10 @@ def _train(
     from moaa_ray.doctor.asking import check_nodes
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
-    from moaa_ray.training_stage.jobs import check_lora, make_job, workers_of
+    from moaa_ray.training_stage.jobs import check_student, make_job, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
-    check_lora(config, student)
+    check_student(config, student, datasets[0].tasks[0])
     with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True) as is_local:
         if not is_local:
             check_nodes(store.uri)
@@ -197,6 +199,6 @@ def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: Training
 
     store.put(f"metrics/{stage}.png", curve_png(read_metrics(store, f"metrics/{stage}.jsonl"), title=stage))
     store.put(f"models/{stage}/README.md", model_card(loaded, stage, summary.last, summary.best_validation).encode())
-    record = {"summary": asdict(summary), "fingerprint": fingerprint}
+    record = {"summary": asdict(summary), "fingerprint": fingerprint, "export": _section(loaded, stage).export}
     put_summary(store, stage, asdict(summary))
     store.put(f"metrics/{stage}.json", (json.dumps(record, indent=2) + "\n").encode())

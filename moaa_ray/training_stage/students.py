@@ -15,7 +15,7 @@ def student_of(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
     """Where training starts from: the recipe's student, for DPO the model that SFT left."""
     recipe, base = loaded.recipe, loaded.base_dir
     template = recipe.student.chat_template
-    text = Path(resolve_path(base, template)).read_text(encoding="utf-8") if template else ""
+    text = _template(resolve_path(base, template)) if template else ""
     place, revision = resolve_model(base, recipe.student.model), recipe.student.revision
     if stage == "dpo":
         place, revision = f"{loaded.run_dir}/models/sft", ""
@@ -35,6 +35,17 @@ def student_of(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
     if problems := local_problems("student", Path(folder), has_template=bool(text)):
         raise ConfigError("\n  ".join([f"{stage} cannot start from this model:", *problems]))
     return StudentFiles(place=place, revision=revision, digest=digest_of_model(folder), chat_template=text)
+
+
+def _template(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise ConfigError(f"student.chat_template: {path}: {why}; give the path of a file with a template") from error
+    if not text.strip():
+        raise ConfigError(f"student.chat_template: {path}: is empty; leave it out for the tokenizer's own template")
+    return text
 
 
 def _check_on_policy(store: Store, place: str, digest: str) -> None:

@@ -72,8 +72,29 @@ def test_a_dataset_without_rows_is_refused(tmp_path):
 def test_a_missing_column_and_a_foreign_schema_are_told(tmp_path):
     files = write(tmp_path, "jsonl", [2])
     check_columns(files, ["messages"], schema="sft/1")
-    with pytest.raises(ConfigError, match="has no column 'message'; did you mean 'messages'"):
+    with pytest.raises(ConfigError, match=r"'message'; did you mean 'messages'.*: rename its columns, or name"):
         check_columns(files, ["message"], schema="sft/1")
+    (tmp_path / "0.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="holds no row that can be read"):
+        check_columns(files, ["messages"], schema="sft/1")
+
+
+def read_whole(files: SourceFiles) -> list:
+    check_columns(files, ["id"], schema="sft/1")
+    chunks = find_chunks(files, chunk_rows=4)
+    return [record for chunk in chunks for _, record in read_chunk(files, chunk, ["id"])]
+
+
+def test_a_parquet_file_that_is_damaged_is_told_by_its_name(tmp_path):
+    files = write(tmp_path, "parquet", [4])
+    path = tmp_path / "0.parquet"
+    whole = path.read_bytes()
+    no_utf8 = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"id": no_utf8}), path)
+    for broken in (path.read_bytes(), b"", whole[:-40], whole[:4] + b"\xff" * 60 + whole[64:]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"0.parquet: cannot be read: .*; mend the file"):
+            read_whole(files)
 
 
 def test_drawn_rows_depend_on_seed_and_name_alone():

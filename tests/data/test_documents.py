@@ -71,6 +71,11 @@ def test_every_assistant_turn_counts_with_the_token_that_ends_it(kind, tokenizer
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
+def test_the_token_that_ends_a_turn_is_known_by_its_id(kind, tokenizers, makers):
+    assert tokenizers[kind].decode([makers[kind].end_token]) == END_OF_TURN[kind]
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_document_begins_with_the_very_tokens_that_an_engine_is_asked_with(kind, tokenizers, makers):
     ids, _ = ChatTokenizer(tokenizers[kind]).encode(talk("Hi", "Hello.", "Go on."))
     tokens = makers[kind].conversation(talk("Hi", "Hello.", "Go on.", "No.")).tokens.tolist()
@@ -230,6 +235,19 @@ def test_a_template_that_refuses_a_conversation_refuses_the_document(makers):
     with pytest.raises(DocumentError, match="roles must alternate") as caught:
         makers["gemma"].conversation([*talk("Hi", "Hello."), *talk("x", "No.")[1:]])
     assert caught.value.rule == "template"
+
+
+def test_a_message_that_the_template_leaves_out_refuses_the_document():
+    """The answer to it would be trained on without it."""
+    maker = DocumentTokenizer(make_tokenizer("qwen3", template=QWEN.replace("%}", "if m.role != 'tool' %}", 1)))
+    tool = Message(role="tool", content="7")
+    for messages, said in (
+        ([*talk("Hi"), tool, *talk("x", "It is 7.")[1:]], "message 2 of 3"),
+        ([*talk("Hi", "I look."), tool, *talk("x", "It is 7.")[1:]], "message 3 of 4"),
+    ):
+        with pytest.raises(DocumentError, match=rf"leaves out {said} \(tool\)"):
+            maker.conversation(messages)
+    assert maker.conversation([*talk("Hi", "Hello."), tool]).num_targets == 7
 
 
 def test_a_template_that_drops_earlier_thoughts_is_refused_where_there_are_earlier_turns():

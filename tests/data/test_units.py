@@ -157,6 +157,8 @@ def test_a_flag_that_names_a_turn_without_an_answer_is_refused():
         ({"messages": [{"role": "user"}]}, "column 'messages': message 1 lacks"),
         ({"messages": [*talk("a"), "b"]}, "column 'messages': message 2 lacks"),
         ({"messages": talk("a", "\ud800")}, "column 'messages': message 2 holds half a character"),
+        ({"messages": [*talk("a"), {"role": "\ud800", "content": "b"}]}, "column 'messages': message 2 holds half a"),
+        ({"id": "\ud800"}, "column 'id' holds half a character"),
         ({"flags": "truncated"}, "column 'flags' holds 'truncated'"),
         ({"flags": [1]}, r"column 'flags' holds \[1\]"),
     ],
@@ -168,6 +170,21 @@ def test_a_column_of_another_type_is_refused_by_its_name(broken, said):
     assert [refusal.rule for refusal in sets.refusals] == ["wrong_type"]
     assert re.match(said, sets.refusals[0].detail)
     assert [unit.ids for unit in sets.train] == [("good",)]
+
+
+def test_a_refused_row_keeps_its_id_where_that_can_be_written():
+    broken = {"messages": "Hi"}
+    rows = [row("r", "a", "b") | broken, row(0, "a", "b") | broken, row("\ud800", "a", "b"), row(7.5, "a", "b")]
+    assert [row_id for row_id, _ in refused(rows)] == ["r", "0", "", ""]
+
+
+@pytest.mark.parametrize("calls", [{"tool_calls": [{"name": "f"}]}, {"function_call": {"name": "f"}}])
+def test_a_turn_that_calls_tools_is_not_trained_on_as_one_that_only_talks(calls):
+    messages = [*talk("a", "I look it up."), {"role": "tool", "content": "7"}, *talk("x", "It is 7.")[1:]]
+    plain = sft_units([{"id": "r", "messages": messages, "tool_calls": None}], MAKER, the())
+    assert counted(TOKENIZER, plain.train[0].documents[0]) == ["I look it up.<|im_end|>", "It is 7.<|im_end|>"]
+    messages[1] = {**messages[1], **calls}
+    assert refused([{"id": "r", "messages": messages}]) == [("r", "tool_calls")]
 
 
 def test_rows_that_no_document_can_be_made_of_are_refused_by_rule():

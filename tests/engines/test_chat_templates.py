@@ -242,3 +242,14 @@ def test_no_text_becomes_a_control_token_of_a_tokenizer_that_normalises(kind, fo
     harmless, _ = chat.encode(talk(*["x"] * len(texts)))
     assert control_in(kind, tokenizer, ids) == control_in(kind, tokenizer, harmless)
     assert chat.count(messages) == len(ids)
+
+
+def test_a_length_in_the_file_of_the_tokenizer_neither_cuts_nor_fills_up_a_prompt():
+    messages = [Message(role="user", content="How far is the moon?")]
+    ids, _ = ChatTokenizer(make_tokenizer("llama3")).encode(messages)
+    for length in (8, 500):
+        tokenizer = make_tokenizer("llama3")
+        tokenizer.backend_tokenizer.enable_truncation(length)
+        tokenizer.backend_tokenizer.enable_padding(length=length)
+        assert ChatTokenizer(tokenizer).encode(messages) == (ids, False)
+        assert tokenizer.backend_tokenizer.truncation["max_length"] == length

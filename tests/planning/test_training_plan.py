@@ -85,6 +85,11 @@ def test_a_cluster_with_too_few_gpus_is_refused(cluster, message):
         plan("sft", cluster)
 
 
+def test_a_batch_that_training_would_refuse_on_this_cluster_is_told_by_the_plan():
+    with pytest.raises(ConfigError, match=r"^dpo.batch = 100 is not a multiple of workers x micro_batch = 8 x 2 = 16"):
+        plan("dpo", overrides=["dpo.batch=100"])
+
+
 def test_a_recipe_for_training_alone_can_be_planned():
     text = plan_for_cli(load_to_plan(JOBS / "paper_train_llama_8gpu.yaml"), cluster=H100S, num_rows=66_135)
     assert "sft: 66,135 rows on 8 x H100" in text

@@ -124,6 +124,25 @@ def test_tokenizer_generation_and_licence_come_along_and_the_template_is_the_tra
     assert tokenizer.encode("Hello there") == AutoTokenizer.from_pretrained(source).encode("Hello there")
 
 
+@pytest.mark.parametrize("has_generation_config", [True, False])
+def test_generation_stops_at_the_end_of_a_turn_also_where_the_student_did_not_stop_there(
+    has_generation_config, tmp_path
+):
+    source = save_model(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text()) | {"eos_token_id": 7}
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "generation_config.json").unlink(missing_ok=True)
+    if has_generation_config:
+        (source / "generation_config.json").write_text('{"eos_token_id": [7, 8], "top_p": 0.5}')
+    strategy = make_strategy("single", source)
+    export_to(strategy, tmp_path / "out", source, end_token=9)
+    told = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert told.eos_token_id == ([7, 8, 9] if has_generation_config else [7, 9])
+    assert told.top_p == (0.5 if has_generation_config else None)
+    export_to(strategy, tmp_path / "same", source, end_token=7)
+    assert (tmp_path / "same" / "generation_config.json").exists() == has_generation_config
+
+
 def test_an_older_export_is_replaced_and_nothing_else_is_left(tmp_path):
     source = save_model(tmp_path / "source")
     strategy = make_strategy("single", source)

@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from transformers import AutoTokenizer  # noqa: E402
+
 from moaa_ray.data.store import open_store  # noqa: E402
 from moaa_ray.errors import ConfigError, FencedError, StageError  # noqa: E402
 from moaa_ray.training import loop, scoring  # noqa: E402
@@ -93,6 +95,15 @@ def test_the_model_loads_with_transformers_and_says_what_it_is(unbroken):
     assert model(torch.tensor([[1, 2, 3]])).logits.shape[-1] == model.config.vocab_size
     assert (folder / "README.md").read_text() == "# A student\n"
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_a_student_that_did_not_stop_at_the_end_of_a_turn_does_so_when_it_is_trained(tmp_path):
+    student = make_student(tmp_path / "student")
+    (student / "generation_config.json").write_text('{"eos_token_id": 0}')
+    train(make_job(tmp_path / "run", student, num_rows=8, rates=Rates(peak=1e-5)), World())
+    told = json.loads((tmp_path / "run" / "models" / "sft" / "generation_config.json").read_text())
+    end = AutoTokenizer.from_pretrained(student).convert_tokens_to_ids("<|im_end|>")
+    assert told["eos_token_id"] == [0, end]
 
 
 def test_training_stops_when_validation_gets_worse_and_exports_the_best(student, tmp_path):

@@ -20,6 +20,8 @@ from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import load_training
 from moaa_ray.training.metrics import read_metrics
+from moaa_ray.training.trainer import Workers
+from moaa_ray.training_stage import stage
 from moaa_ray.training_stage.stage import train_stage
 from tests.cluster import nodes
 from tests.generation import runs, servers
@@ -219,6 +221,18 @@ def test_dpo_starts_at_ln_2_and_the_model_serves_with_transformers(folder):
     assert "arXiv 2505.03059" in card
 
 
+@pytest.mark.slow
+def test_a_file_that_turns_out_to_be_damaged_is_told_as_such(folder):
+    recipe = write_recipe(folder, "damaged")
+    path = folder / "damaged.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xff" * 60 + whole[64:])
+    code, output = runs.finish(start(recipe))
+    assert code == 3, output
+    assert f"{path}: cannot be read: " in output
+    assert output.strip().endswith("; mend the file")
+
+
 def refused(recipe: Path, *overrides: str, stage: str = "sft") -> str:
     with pytest.raises((ConfigError, DataError)) as error:
         train_stage(load_training(recipe, overrides), stage)
@@ -235,6 +249,8 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "no such file, folder or match" in refused(write_recipe(folder, "away"), "sft.data.0.path=nowhere.parquet")
     no_model = refused(write_recipe(folder, "no-sft"), 'dpo.student=""', stage="dpo")
     assert "no model there to start dpo from; run `moaa train sft` first" in no_model
+    nothing = refused(write_recipe(folder, "no-pairs"), "dpo.data=[]", stage="dpo")
+    assert "no-pairs/pairs: nothing there to train on; run `moaa judge` first, or name data under dpo.data" in nothing
     kept = refused(write_recipe(folder, "one"), "sft.strategy=ddp", "sft.keep_gathered=true")
     assert "keep_gathered = true with strategy = ddp: only fsdp2 gathers" in kept
     assert "sft.lora.rank = 0: must be at least 1; raise it to 1 or more" in refused(
@@ -249,10 +265,53 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
     )
+    assert "sft.betas.1 = 1.0: must be below 1.0; lower it" in refused(
+        write_recipe(folder, "one"), "sft.betas=[0.9, 1.0]"
+    )
+    (folder / "empty.jinja").write_text(" ")
+    (folder / "latin.jinja").write_bytes(b"\xe4")
+    for name, why in (("no", "No such file"), ("empty", "is empty; leave it out"), ("latin", "is not UTF-8 text")):
+        said = refused(write_recipe(folder, "one"), f"student.chat_template={name}.jinja")
+        assert f"{name}.jinja: {why}" in said
     schema = pa.schema([("messages", pa.string())], metadata={"moaa_ray.schema": "pairs/1"})
     pq.write_table(pa.table({"messages": ["x"]}, schema=schema), folder / "away.parquet")
     assert "holds schema 'pairs/1', where 'sft/1' is expected" in refused(folder / "away.yaml")
     assert not (folder / "bad" / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("tokenizer.json", "{", "its tokenizer cannot be loaded (JSONDecodeError"),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "its tokenizer cannot be loaded"),
+        ("config.json", '{"model_type": "gpt2", "vocab_size": 2000}', "has no list of decoder layers"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):
+    make_student(tmp_path / "student")
+    (tmp_path / "student" / file).write_text(text)
+    assert said in refused(write_recipe(tmp_path, "other"))
+    assert not (tmp_path / "other" / "work" / "sft").exists()
+
+
+def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_the_model(folder, monkeypatch):
+    exported = []
+
+    def trains(loaded, *_):
+        run = Path(loaded.run_dir)
+        exported.append(loaded.recipe.sft.export)
+        (run / "models" / "sft").mkdir(parents=True, exist_ok=True)
+        (run / "models" / "sft" / "config.json").write_text("{}")
+        (run / "metrics").mkdir(exist_ok=True)
+        line = {"step": 0, "num_steps": 1, "loss": 1.0, "seconds": 1.0, "time": 0.0, "tokens": 9, "learning_rate": 0.1}
+        (run / "metrics" / "sft.jsonl").write_text(json.dumps(line) + "\n")
+        return [], Workers(num=1, use_gpu=False, num_cpus=1.0, max_restarts=0)
+
+    monkeypatch.setattr(stage, "_train", trains)
+    recipe = write_recipe(folder, "again")
+    for export in ("last", "last", "best", "best", "last"):
+        assert train_stage(load_training(recipe, [f"sft.export={export}"]), "sft").num_steps == 1
+    assert exported == ["last", "best", "last"]
 
 
 def test_a_model_folder_without_weights_is_refused(folder, tmp_path):

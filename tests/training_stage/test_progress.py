@@ -1,6 +1,12 @@
 """The line that people see, and what Prometheus is told."""
 
-from moaa_ray.training_stage.progress import progress_line, tell
+import io
+
+from rich.console import Console
+
+from moaa_ray.core.batches import BatchPlan, Source
+from moaa_ray.data.store import open_store
+from moaa_ray.training_stage.progress import TrainingProgress, progress_line, tell
 from tests.telling import Heard
 
 
@@ -23,6 +29,15 @@ def test_pairs_show_accuracy_and_margin_and_the_newest_validation():
     )
     assert "loss 1.2500, accuracy 0.75, margin 0.200" in text
     assert text.endswith("validation loss 0.6931 at step 4")
+
+
+def test_units_that_no_step_takes_are_told():
+    """6 packs in steps of 4: one step, and 2 that are not trained on."""
+    plan = BatchPlan(sources=(Source(6),), batch=4, epochs=1, seed=0)
+    console = Console(file=io.StringIO())
+    TrainingProgress(open_store("memory://told"), "sft", console=console).begin(plan, 1)
+    told = "sft: 6 packs, 1 epochs in 1 steps of 4, 1 worker; the last 2 packs of the last epoch fill no step\n"
+    assert console.file.getvalue() == told
 
 
 def test_prometheus_is_told_of_the_newest_step_and_the_newest_validation():
