@@ -163,7 +163,8 @@ def _length_correlation(prompt: JudgedPrompt) -> float | None:
     lengths, scores = [length for length, _ in scored], [score for _, score in scored]
     if len(set(lengths)) < 2 or len(set(scores)) < 2:
         return None
-    return correlation(lengths, scores)
+    most = max(abs(score) for score in scores)  # a rule's may be so large or small that a square of them is none
+    return correlation(lengths, [score / most for score in scores])
 
 
 def _total(columns: Sequence[Sequence[float]], drawn: Sequence[int]) -> _Tally:

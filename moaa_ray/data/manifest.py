@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,9 +92,19 @@ def read_batches(
     columns: read only these; a part of a nested one is written as Parquet does, candidates.list.element.completion.
     """
     for shard in read_manifest(store, folder).shards:
-        with store.open(f"{folder}/{shard.name}") as file, pq.ParquetFile(file) as parquet:
+        with open_published(store, f"{folder}/{shard.name}") as file, pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_rows, columns=columns):
                 yield pa.Table.from_batches([batch])
+
+
+def open_published(store: Store, path: str) -> IO[bytes]:
+    """A file that a manifest names. Raises DataError where it is gone."""
+    try:
+        return store.open(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"{store.uri}/{path} is missing, and a published folder is whole; copy the run anew, or run the stage again"
+        ) from None
 
 
 def verify(store: Store, folder: str) -> list[str]:

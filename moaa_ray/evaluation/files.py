@@ -9,7 +9,7 @@
 A file is read as a whole or not at all: answers that are left out would change the score.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,18 +78,20 @@ def read_answers(
     by_text = {one.turns[0]: one.id for one in questions}
     texts: dict[str, tuple[str, ...]] = {}
     models: dict[str, None] = {}
+    taken: dict[str, None] = {}
     for where, record in _records(file.path, field=field, base_dir=base_dir):
         model = _first(record, _MODELS)
         models[str(model or "")] = None
         if file.model and model is not None and str(model) != file.model:
             continue
-        key = _question_of(record, by_id, by_text)
+        key = _question_of(record, by_id, by_text, where=where)
         if key is None:
             continue
         if key in texts:
             said = f", of the models {', '.join(models)}: set {field}.model to one of them" if len(models) > 1 else ""
             raise DataError(f"{where}: a second answer to question {key!r}{said or '; take one of them out'}")
         texts[key] = _answer(record, file, where=where, field=field, num_turns=num_turns)
+        taken |= {str(model): None} if model else {}
     told = f"{field} = {file.path!r}"
     if file.model and file.model not in models and any(models):
         raise DataError(
@@ -101,6 +103,8 @@ def read_answers(
             f"{told}: lacks the answers to {len(lacking)} of {len(questions)} questions, first "
             f"{', '.join(lacking[:_NUM_SHOWN])}; complete the file, or take these questions out of the questions' file"
         )
+    if len(taken) > 1:
+        raise DataError(f"{told}: the answers are of several models, {', '.join(taken)}; give those of one alone")
     found = next((name for name in models if name), "")
     return Answers(model=file.model or found or file.column or source_name(file.path), texts=texts)
 
@@ -114,14 +118,25 @@ def _records(path: str, *, field: str, base_dir: str):
         yield files.place(place), record
 
 
-def _question_of(record: Mapping[str, Any], ids: Collection[str], by_text: Mapping[str, str]) -> str | None:
-    """The id of the question that a record answers, by its id or by the question's text; None: of another one."""
+def _question_of(
+    record: Mapping[str, Any], by_id: Mapping[str, Question], by_text: Mapping[str, str], *, where: str
+) -> str | None:
+    """The id of the question that a record answers, by its id or by the question's text; None: of another one.
+
+    Raises DataError where the two name different questions, as where rows are merely numbered.
+    """
     known = _first(record, _IDS)
-    if known is not None and str(known) in ids:
-        return str(known)
     name = next((one for one in _QUESTIONS if record.get(one)), None)
-    asked = _texts(record[name]) if name else ()
-    return by_text.get(asked[0]) if asked else None
+    text = next(iter(_texts(record[name])), None) if name else None
+    named = by_text.get(text) if text is not None else None
+    if known is None or str(known) not in by_id:
+        return named
+    if named is not None and by_id[str(known)].turns[0] != text:
+        raise DataError(
+            f"{where}: has the id of question {str(known)!r} and the text of {named!r}; mend the ids, or take their "
+            "column out, and answers find their question by its text"
+        )
+    return str(known)
 
 
 def _answer(record: Mapping[str, Any], file: AnswersFile, *, where: str, field: str, num_turns: int) -> tuple[str, ...]:

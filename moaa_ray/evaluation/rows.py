@@ -14,7 +14,6 @@ from moaa_ray.evaluation.judging import readings
 from moaa_ray.evaluation.mt_bench import Question
 from moaa_ray.evaluation.protocols import BASELINE, MODEL, REFERENCES, Reading, digest_of_judging, is_same_text, texts
 from moaa_ray.evaluation.scores import Outcome
-from moaa_ray.generation.results import Failed
 from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.types import Answer, Completion, Failure, Message, Row, Sampling
 
@@ -44,10 +43,10 @@ def question_rows(benches: Sequence[Bench], samplings: Mapping[str, Sampling]) -
     return {row.id: Asked(bench=bench, question=question, row=row) for bench, question, row in rows}
 
 
-def answers_table(table: pa.Table, *, asked: Mapping[str, Asked]) -> tuple[pa.Table, list[Failed]]:
+def answers_table(table: pa.Table, *, asked: Mapping[str, Asked]) -> tuple[pa.Table, dict[int, str]]:
     """ANSWERS of answered rows."""
     rows = map(schemas.row_from, table.to_pylist())
-    return pa.Table.from_pylist([_answers_record(row, asked[row.id]) for row in rows], schema=ANSWERS), []
+    return pa.Table.from_pylist([_answers_record(row, asked[row.id]) for row in rows], schema=ANSWERS), {}
 
 
 def unfinished_answers(row: Row, *, asked: Mapping[str, Asked]) -> schemas.Record:
@@ -86,10 +85,10 @@ def tasks_of(model: str, answers: Answered, benches: Sequence[Bench]) -> Iterato
                 yield Task(bench=bench, question=question, row=row, model=model, lacks=said.lacks)
 
 
-def judged_table(table: pa.Table, *, tasks: Mapping[str, Task]) -> tuple[pa.Table, list[Failed]]:
+def judged_table(table: pa.Table, *, tasks: Mapping[str, Task]) -> tuple[pa.Table, dict[int, str]]:
     """JUDGED of judged rows."""
     rows = map(schemas.row_from, table.to_pylist())
-    return pa.Table.from_pylist([_judged_record(row, tasks[row.id]) for row in rows], schema=JUDGED), []
+    return pa.Table.from_pylist([_judged_record(row, tasks[row.id]) for row in rows], schema=JUDGED), {}
 
 
 def unfinished_judgments(row: Row, *, tasks: Mapping[str, Task]) -> schemas.Record:

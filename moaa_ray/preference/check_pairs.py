@@ -90,10 +90,11 @@ def read_pairs(path: str, *, seed: int, base_dir: str) -> LabelledPairs:
             if isinstance(record, BadRecord):
                 raise UnusableError(record.rule, record.detail)
             subset = _subset(record) or source_name(path)
-            row_id = f"{subset}:{given_id(record, columns) or place[1]}"
-            used[row_id] += 1
-            if used[row_id] > 1:
-                row_id = f"{row_id}.{used[row_id]}"
+            row_id = known = f"{subset}:{given_id(record, columns) or place[1]}"
+            while row_id in used:
+                used[known] += 1
+                row_id = f"{known}.{used[known]}"
+            used[row_id] = 1
             chosen, rejected = (_answer(record, column) for column in ("chosen", "rejected"))
             messages = _prompt(record, columns)
         except UnusableError as error:

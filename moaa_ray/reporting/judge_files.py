@@ -29,12 +29,20 @@ class JudgeFiles:
     is_in_use: bool
 
     def facts(self) -> dict[str, Any]:
-        """What summary.json says of the judge stage. Raises ConfigError where it says nothing."""
+        """What summary.json says of this judge's stage. Raises ConfigError where it says nothing, or not all yet."""
         path = "summary.json"
-        known = json.loads(self.pairs.read(path)).get(STAGE) if self.pairs.exists(path) else None
-        if not known:
+        known = json.loads(self.pairs.read(path)).get(STAGE, {}) if self.pairs.exists(path) else {}
+        if known.get("judge") != self.name or "judge_stats" not in known:
             raise ConfigError(f"{self.pairs.uri}/{path}: no judge stage in it; run `moaa judge` to its end first")
         return known
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there are pairs and the numbers that are theirs, which come a while later, and not after a kill."""
+        try:
+            return is_published(self.pairs, "pairs") and bool(self.facts())
+        except ConfigError:
+            return False
 
     def section(self) -> dict[str, Any]:
         """The judge as its recipe describes it; empty where the recipe is gone."""

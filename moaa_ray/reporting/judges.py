@@ -9,7 +9,6 @@ from moaa_ray.data.publish import read_batches
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
-from moaa_ray.reporting.lookup import is_published
 
 _BATCH_ROWS = 2000
 _SEED = 0
@@ -25,7 +24,7 @@ def compare_judges(run: str) -> str:
     if not names:
         raise ConfigError(f"{store.uri}: no judge has judged here; run `moaa judge` to its end first")
     known = {name: judge_files(store, name) for name in names}
-    files = {name: one for name, one in known.items() if is_published(one.pairs, "pairs")}
+    files = {name: one for name, one in known.items() if one.is_finished}
     unfinished = [f"{name}: not judged to the end; run `moaa judge` again" for name in names if name not in files]
     text = "\n".join([*_rows([_HEAD, *(_of_judge(one) for one in files.values())]), *unfinished])
     if len(files) < 2:

@@ -30,7 +30,7 @@ def write_report(run: str, *, num_rows: int, out: str = "") -> str:
     """
     page = render_report(run, num_rows=num_rows, now=time.time()).encode()
     folder, _, name = out.rpartition("/") if out else (run, "", PAGE)
-    store = open_store(folder or ".")
+    store = open_store(folder or ("/" if out.startswith("/") else "."))
     store.put(name, page)
     return f"{store.uri}/{name}: {len(page) / 1e6:.1f} MB"
 

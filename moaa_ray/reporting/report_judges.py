@@ -20,7 +20,7 @@ from moaa_ray.reporting.choosing import pair_facts
 from moaa_ray.reporting.comparisons import judge_name
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
 from moaa_ray.reporting.judges import share_text
-from moaa_ray.reporting.lookup import find_rows, is_published
+from moaa_ray.reporting.lookup import find_rows
 from moaa_ray.reporting.pairs_page import judge_pictures
 from moaa_ray.reporting.report_lengths import Lengths
 
@@ -75,7 +75,7 @@ def agreement_rows(store: Store) -> list[Sequence[str]]:
 
 def _finished(store: Store) -> list[JudgeFiles]:
     known = [judge_files(store, name) for name in judges_of(store)]
-    return [files for files in known if is_published(files.pairs, "pairs")]
+    return [files for files in known if files.is_finished]
 
 
 def _view(files: JudgeFiles) -> JudgeView:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -32,6 +33,11 @@ from moaa_ray.types import Answer, Failure, Row
 
 _READY_WITHIN_S, _PROBE_EVERY_S = 2.0, 0.5
 _LOST = Failure(reason="unavailable")
+_TOO_LONG = Failure(
+    reason="context_length", detail="more than this server passes on in one piece; shorten it", retryable=False
+)
+_BROKEN = (RayError, RayServeException, AioRpcError, RuntimeError)
+"""How a call ends that no replica has answered; the last two where gRPC says why, of a stream in Serve's words."""
 _HEALTH = {"health_check_period_s": 5.0, "health_check_timeout_s": 60.0}
 """A replica that loads or computes on few CPUs may be slow to say that it lives."""
 _NO_LIMIT = 100_000
@@ -61,7 +67,7 @@ class ReplicaModels:
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except (RayError, RayServeException) as error:
+        except _BROKEN as error:
             return p.all_failed(row, self._failure(p.engine, error))
 
     async def stream(self, p: MixturePass, row: Row) -> Pieces:
@@ -75,7 +81,7 @@ class ReplicaModels:
                 for piece in batch:
                     yield piece
             is_over = True
-        except (RayError, RayServeException) as error:
+        except _BROKEN as error:
             is_over = True
             yield self._failure(p.engine, error)
         finally:
@@ -83,7 +89,9 @@ class ReplicaModels:
                 response.cancel()
 
     def _failure(self, name: str, error: Exception) -> Failure:
-        """What a call comes to whose replica has gone, or is not there."""
+        """What a call comes to whose replica has gone, is not there, or cannot take as much."""
+        if "StatusCode.RESOURCE_EXHAUSTED" in str(error):
+            return _TOO_LONG
         if name not in self._lost:
             self._lost[name] = asyncio.create_task(self._until_back(name))
         return Failure(reason=_LOST.reason, detail=type(error).__name__)
@@ -95,7 +103,8 @@ class ReplicaModels:
 
     async def missing(self) -> list[str]:
         found = await asyncio.gather(*(self._is_ready(handle) for handle in self._handles.values()))
-        return [name for name, is_ready in zip(self._handles, found, strict=True) if not is_ready]
+        ready = {name for name, is_ready in zip(self._handles, found, strict=True) if is_ready}
+        return [name for name in self._handles if name not in ready - self._lost.keys()]
 
     async def _is_ready(self, handle: DeploymentHandle) -> bool:
         response = handle.ready.remote()
@@ -104,7 +113,7 @@ class ReplicaModels:
                 return await response
         except TimeoutError:
             response.cancel()
-        except (RayError, RayServeException):
+        except _BROKEN:
             pass
         return False
 

@@ -25,9 +25,14 @@ from moaa_ray.serving.splitting import check_gpus, split_offer
 
 _POLL_S = 0.5
 _MAX_SAID_CHARS = 600
-QUICK = {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1", "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+QUICK = {
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+}
 """From Serve's proxy to the ingress by gRPC too (app.py), and one event loop in each replica, as nothing of ours
-computes there: together half of what a mixture adds to its models' latency."""
+computes there: together half of what a mixture adds to its models' latency. What is too long says
+serve.max_body_bytes alone: gRPC's own limit is 4 MiB, and a message is a request with its proposals."""
 
 
 def serve_run(loaded: LoadedPreference, *, console: Console | None, tell: Callable[[str], None]) -> None:

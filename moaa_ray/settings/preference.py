@@ -4,6 +4,7 @@ Defaults are the paper's (section 4.1): five candidates at temperature 0.8, all 
 state (the judges' temperature and length) is filled in from the settings that RewardBench and FastChat judge with.
 """
 
+import re
 from collections import Counter
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -107,6 +108,12 @@ class JuryJudge(PairwiseConfig):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
+        for label in (slot.label for slot in self.members):
+            if re.search(r"\.r\d+$", label):
+                raise ValueError(
+                    f"a member is called {label!r}, and verdicts of names that end so are read as those of a round of "
+                    "a knockout; give it another `name`"
+                )
         return _with_distinct_labels(self, self.members, "members")
 
 

@@ -89,6 +89,13 @@ def test_length_correlation_is_the_mean_within_prompts_and_leaves_out_those_with
     assert stats.length_correlation.count == 2
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e308])
+def test_scores_of_a_rule_correlate_with_length_however_large_or_small_they_are(scale):
+    """Likelihoods, or the largest number for what is never right: their squares are no numbers any more."""
+    stats = judge_stats([judged(scores=(-scale, 0.0, scale), lengths=(1, 2, 3))], seed=0, num_resamples=5)
+    assert stats.length_correlation.value == pytest.approx(1)
+
+
 def test_tie_breaks_are_counted_by_kind_for_the_top_and_for_the_bottom():
     kinds = [("", "coin"), ("coin", "coin"), ("head_to_head", "sonneborn_berger"), ("", "")]
     stats = judge_stats([judged(top_tie=top, bottom_tie=bottom) for top, bottom in kinds], seed=0, num_resamples=0)

@@ -38,6 +38,15 @@ def _published(kind, batches, *, shard_rows=10, facts=None):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_a_run_that_lacks_a_shard_is_refused_with_its_name(kind):
+    store = store_on(kind, _published(kind, [_rows(25)]))
+    lost = f"sft/{publish.read_manifest(store, 'sft').shards[1].name}"
+    store.delete(lost)
+    with pytest.raises(DataError, match=f"{lost} is missing, .*; copy the run anew, or run the stage again"):
+        list(publish.read_batches(store, "sft", 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("num_rows", "sizes"), [(0, [0]), (9, [9]), (10, [10]), (25, [10, 10, 5]), (30, [10, 10, 10])])
 def test_shards_hold_exactly_shard_rows_and_the_last_one_the_rest(kind, num_rows, sizes):
     store = store_on(kind, _published(kind, [_rows(num_rows)], facts={"recipe": "abc"}))

@@ -82,6 +82,24 @@ def test_a_file_of_several_models_needs_the_name_of_one(folder):
         answers(folder, "both.json", asked, model="none")
 
 
+def test_a_file_in_which_each_question_is_answered_by_another_model_is_refused(folder):
+    asked = questions(folder, "alpaca.json")[:2]
+    said = [{"instruction": f"Say {i}.", "output": "x", "generator": f"model-{i}"} for i in range(2)]
+    put_lines(folder / "mixed.jsonl", said)
+    with pytest.raises(DataError, match="answers are of several models, model-0, model-1; give those of one alone"):
+        answers(folder, "mixed.jsonl", asked)
+
+
+def test_ids_that_number_the_rows_of_another_order_do_not_swap_the_answers(folder):
+    put_lines(folder / "asked.jsonl", [{"id": i, "prompt": text} for i, text in enumerate(("Hi?", "Ho?", "Hi?"))])
+    put_lines(folder / "said.jsonl", [{"id": i, "prompt": "Hi?", "output": "x"} for i in (0, 2)])
+    asked = questions(folder, "asked.jsonl")
+    assert set(answers(folder, "said.jsonl", [asked[0], asked[2]]).texts) == {"0", "2"}
+    put_lines(folder / "said.jsonl", [{"id": 1, "prompt": "Hi?", "output": "to Hi"}])
+    with pytest.raises(DataError, match=r"said\.jsonl, line 1: has the id of question '1' and the text of '2'; mend"):
+        answers(folder, "said.jsonl", asked)
+
+
 def test_a_questions_file_that_is_not_there_or_holds_one_twice_is_refused(folder):
     with pytest.raises(ConfigError, match=r"evaluate.x.questions = 'nope.jsonl': no such file"):
         questions(folder, "nope.jsonl")

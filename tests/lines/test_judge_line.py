@@ -174,6 +174,10 @@ def test_the_models_that_a_judge_asks_are_told_in_line_order():
         ({**PAPER, "criteria_by": "gpt"}, "criteria_by = 'gpt' is none of gemma, llama, qwen, qwen; name one of them"),
         ({"kind": "jury", "members": [{"model": "a"}]}, "at least 2 items"),
         ({"kind": "jury", "members": [{"model": "a"}, {"model": "a"}]}, "two members of one judge are called 'a'"),
+        (
+            {"kind": "jury", "members": [{"model": "a"}, {"model": "a", "name": "a.r1"}]},
+            "a member is called 'a.r1', and",
+        ),
         ({**RATES, "aspects": ["honesty", "depth", "honesty"]}, "the aspect 'honesty' stands there twice"),
         ({**RATES, "aspects": ["honesty", ""]}, "at least 1 character"),
         ({**RATES, "aspects": []}, "at least 1 item"),

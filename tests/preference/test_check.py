@@ -92,9 +92,9 @@ def test_conversations_and_the_pairs_of_a_run_are_read_too(tmp_path):
 
 
 def test_rows_without_ids_or_with_repeated_ones_have_ids_of_their_own(tmp_path):
-    rows = [pair(1), pair(1, chosen="other"), pair(2, id=None)]
+    rows = [pair(1), pair(1, chosen="other"), pair(2, id=None), pair(3, id="1.2")]
     found = read(write_jsonl(tmp_path / "p.jsonl", rows))
-    assert [one.row.id for one in found] == ["p:1", "p:1.2", "p:3"]
+    assert [one.row.id for one in found] == ["p:1", "p:1.2", "p:3", "p:1.2.2"]
 
 
 def test_pairs_of_equal_texts_are_set_aside_and_counted(tmp_path):

@@ -1,10 +1,14 @@
 """Judges beside each other, on judgments that the package's own publishing has written."""
 
+import json
+
 import pytest
 
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError
 from moaa_ray.reporting.judges import compare_judges
+from moaa_ray.reporting.pairs_page import write_pairs_page
+from moaa_ray.reporting.report import render_report
 from tests.reporting.runs import judged, lower_wins, write_run
 
 TEXTS = ("a", "bb", "ccc")
@@ -38,6 +42,22 @@ def test_a_judge_that_stopped_before_its_pairs_is_named_and_not_compared(tmp_pat
     text = compare_judges(store.uri)
     assert "single: not judged to the end; run `moaa judge` again" in text
     assert "moj, single" not in text
+
+
+@pytest.mark.parametrize("lacks", ["judge", "judge_stats"])
+def test_a_judge_that_was_killed_between_its_pairs_and_their_numbers_leaves_the_others_to_see(tmp_path, lacks):
+    """In its place summary.json has nothing, what the judge in use before it has left, or counts of rows alone."""
+    store = write_run(tmp_path, [judged("p1", TEXTS, lower_wins)], judge="moj")
+    write_run(tmp_path, [judged("p1", TEXTS, lower_wins)], judge="single", is_in_use=False)
+    for each in (store, open_store(f"{store.uri}/judges/single")):
+        summary = json.loads(each.read("summary.json"))
+        del summary["judge"][lacks]
+        each.put("summary.json", json.dumps(summary).encode())
+    text = compare_judges(store.uri)
+    assert all(f"{name}: not judged to the end" in text for name in ("moj", "single"))
+    assert render_report(store.uri, num_rows=5, now=0.0)
+    with pytest.raises(ConfigError, match="run `moaa judge` to its end first"):
+        write_pairs_page(store.uri, num_rows=5)
 
 
 def test_a_run_without_judgments_is_refused(tmp_path):

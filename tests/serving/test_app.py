@@ -1,8 +1,18 @@
 """How the models are put behind Ray Serve; that they answer there is test_serve.py's business."""
 
-from moaa_ray.serving.app import replica_options
+import asyncio
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
+from ray.exceptions import RayError
+
+from moaa_ray.serving.app import ReplicaModels, replica_options
 from moaa_ray.settings.base import ReplicaRange
 from moaa_ray.settings.models import FakeModel, VllmModel
+from moaa_ray.types import Failure, Message, Row
+from tests.serving.local import offer, recipe, run
 
 
 def test_serve_never_holds_back_what_an_engine_would_take_into_its_own_queue():
@@ -27,3 +37,67 @@ def test_replicas_of_a_range_are_added_when_an_engine_is_half_full():
     model = FakeModel(engine="fake", concurrency=32, replicas=ReplicaRange(min=1, max=5))
     scaling = replica_options(model, on_gpu=False)["autoscaling_config"]
     assert scaling == {"min_replicas": 1, "max_replicas": 5, "target_ongoing_requests": 16}
+
+
+class Handle:
+    """Serve's handle of a deployment: every call ends with the error, where there is one."""
+
+    def __init__(self):
+        self.error: Exception | None = None
+        self.answer = self.ready = self
+
+    def options(self, **_options: Any) -> "Handle":
+        return self
+
+    async def remote(self, *_args: Any) -> Any:
+        if self.error:
+            raise self.error
+        return {"id": "answered"}
+
+
+def rpc_error(code: StatusCode) -> AioRpcError:
+    return AioRpcError(code, Metadata(), Metadata(), details="told by gRPC")
+
+
+def asked(tmp_path):
+    """A pass of one model, and a row for it."""
+    what = offer(tmp_path, recipe(serve={"models": ["a"]}))
+    return what.alone["a"], Row(id="r", source="s", messages=(Message(role="user", content="Hello!"),))
+
+
+TOO_LONG = rpc_error(StatusCode.RESOURCE_EXHAUSTED)
+OF_A_STREAM = RuntimeError("Unexpected error (StatusCode.RESOURCE_EXHAUSTED): Received message larger than max.")
+
+
+@pytest.mark.parametrize("error", [TOO_LONG, OF_A_STREAM])
+def test_a_request_that_is_too_long_for_grpc_is_the_clients_fault_and_costs_nobody_the_model(tmp_path, error):
+    async def told() -> None:
+        handle, (p, row) = Handle(), asked(tmp_path)
+        models = ReplicaModels({"a": handle})  # pyright: ignore[reportArgumentType]: a fake
+        handle.error = error
+        (answer,) = (await models.answer(p, row)).values()
+        assert isinstance(answer, Failure)
+        assert (answer.reason, answer.retryable) == ("context_length", False)
+        handle.error = None
+        assert await models.answer(p, row) == {"id": "answered"}
+
+    run(told())
+
+
+@pytest.mark.parametrize("error", [rpc_error(StatusCode.CANCELLED), RayError("gone")])
+def test_a_model_is_missing_from_the_call_that_failed_until_it_answers_a_probe(tmp_path, error):
+    async def told() -> None:
+        handle, (p, row) = Handle(), asked(tmp_path)
+        models = ReplicaModels({"a": handle})  # pyright: ignore[reportArgumentType]: a fake
+        handle.error = error
+        (answer,) = (await models.answer(p, row)).values()
+        assert isinstance(answer, Failure)
+        assert answer.reason == "unavailable"
+        await asyncio.sleep(0.01)  # a first probe fails as the call has
+        handle.error = None
+        assert await models.missing() == ["a"]  # as no request would reach it yet
+        while await models.missing():
+            await asyncio.sleep(0.05)
+        assert await models.answer(p, row) == {"id": "answered"}
+
+    run(told())

@@ -38,6 +38,7 @@ class Server:
         self.data["models"]["slow"] = SLOW
         names = ["mixture", "a", "b", "c", "agg", "slow"]
         self.data["serve"] = {"port": self.port, "max_open_requests": 2 * NUM_USERS, "models": names}
+        self.data["serve"]["max_body_bytes"] = 8_000_000
         (folder / "recipe.yaml").write_text(yaml.safe_dump(self.data), encoding="utf-8")
         self.log = folder / "out.txt"
         with self.log.open("w") as out:
@@ -103,7 +104,9 @@ def test_the_official_client_works_and_gets_the_generated_answers(server, tmp_pa
     assert last.usage.total_tokens == whole.usage.total_tokens
     with pytest.raises(openai.NotFoundError, match="valid names: mixture, a, b, c, agg, slow"):
         client.chat.completions.create(model="nope", messages=messages)
-    with pytest.raises(openai.APIStatusError, match="more than 4194304 bytes") as caught:
+    long = [{"role": "user", "content": "x" * 5_000_000}]  # gRPC's own limit is 4 MiB
+    assert client.chat.completions.create(model="mixture", messages=long).choices[0].message.content
+    with pytest.raises(openai.APIStatusError, match="more than 8000000 bytes") as caught:
         client.chat.completions.create(model="a", messages=[{"role": "user", "content": "x" * 10_000_000}])
     assert caught.value.status_code == 413
     assert httpx.get(f"{server.url}/ready", timeout=30).status_code == 200
