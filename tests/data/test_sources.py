@@ -253,7 +253,9 @@ def test_nuls_and_lone_surrogates_become_replacement_characters_and_survive_parq
 
 def test_a_source_without_one_usable_row_is_an_error_that_says_which_rules(tmp_path):
     source = write(tmp_path, [{"prompt": " "}, {"prompt": 5}])
-    with pytest.raises(DataError, match=r"source 'p': no row can be used; .*'empty': 1, 'wrong_type': 1"):
+    with pytest.raises(
+        DataError, match=r"no row can be used; .*'empty': 1, 'wrong_type': 1\}; the first is .*line 1.*prompt"
+    ):
         read(tmp_path, source)
 
 
