@@ -91,6 +91,12 @@ def test_a_truncated_synthesis_is_flagged_or_dropped_as_the_rules_say():
     assert (dropped.status, dropped.reason) == ("dropped", "drop_truncated")
 
 
+def test_a_synthesis_that_an_endpoints_filter_broke_off_counts_as_truncated():
+    r = proposed(said("four"), said("4"), said("iv"))
+    flagged = run_pass(FINAL, r, lambda _: said("It is fo", finish_reason="content_filter"))
+    assert flagged.flags == ("truncated:0",)
+
+
 def test_the_flag_of_a_truncated_synthesis_names_the_user_turn_also_after_turns_of_the_dataset():
     r = proposed(said("four"), said("4"), said("iv"))
     earlier = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello."))
