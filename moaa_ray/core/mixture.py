@@ -114,7 +114,7 @@ class MixturePass:
         if usable >= self.rules.min_proposals:
             return ""
         reasons = [
-            f"{name}: {answer.reason}"
+            f"{name}: {answer.reason}: {answer.detail[:200]}".rstrip(": ")
             for name in self.reads
             for answer in row.answers.get(name, ())
             if isinstance(answer, Failure)

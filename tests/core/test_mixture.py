@@ -68,7 +68,7 @@ def test_too_few_proposals_fail_the_row_and_the_aggregator_is_not_asked():
     assert final.ask(r, UNLIMITED) == []
     failed = final.fold(r, {})
     assert failed.status == "failed"
-    assert failed.reason == "min_proposals: 1 of 2 needed (l0.b: timeout; l0.c: timeout)"
+    assert failed.reason == "min_proposals: 1 of 2 needed (l0.b: timeout: 600 s; l0.c: timeout: 600 s)"
 
 
 def test_a_row_whose_proposers_all_failed_fails_by_default():
