@@ -72,6 +72,7 @@ def test_a_json_file_holds_one_list_or_lines(tmp_path):
     assert [(place, record) for place, record in found] == [((0, 1), ROWS[0]), ((0, 2), ROWS[1])]
     assert bad == ((0, 3), BadRecord("not_object", "int instead of an object"))
     assert records(write(tmp_path, "a.json.gz", gzip.compress(listed)))[:2] == ROWS
+    assert records(write(tmp_path, "B.JSON", json.dumps(ROWS).encode())) == ROWS
     assert records(write(tmp_path, "b.json", LINES)) == ROWS
     with pytest.raises(DataError, match=r"c\.json: begins as a JSON list and is none"):
         records(write(tmp_path, "c.json", b'[{"id": 1},'))

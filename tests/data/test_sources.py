@@ -83,6 +83,7 @@ def messages_of(folder, record, **source):
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             [user("q"), assistant("a")],
         ),
+        ({"messages": [{"from": "human", "value": "q", "role": None, "content": None}]}, [user("q")]),
     ],
 )
 def test_every_usual_form_becomes_messages(tmp_path, record, messages):
