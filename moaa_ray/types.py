@@ -45,6 +45,10 @@ class Request:
     flags: tuple[str, ...] = ()  # what the pass did to fit the prompt, e.g. "proposals_cut"
 
 
+CUT_SHORT = ("length", "content_filter")
+"""Finish reasons of a text that stops before its end: at max_tokens, or by an endpoint's filter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """A finished answer. finish_reason is the engine's own word: "stop", "length", ..."""

@@ -14,7 +14,7 @@ from moaa_ray.core.budget import DoesNotFitError, fit_proposals
 from moaa_ray.core.passes import ENGINE_MISSING, CannotAskError, Room, completions, fill, open_samples
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.core.templates import aggregate_messages, fence_for
-from moaa_ray.types import Answer, Completion, Failure, Message, Request, Row, Sampling
+from moaa_ray.types import CUT_SHORT, Answer, Completion, Failure, Message, Request, Row, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class MixturePass:
         answer = row.answers[self.name][0]
         if isinstance(answer, Failure):
             return replace(row, status="failed", reason=f"{self.name}: {answer.reason}: {answer.detail}".rstrip(": "))
-        if answer.finish_reason == "length":
+        if answer.finish_reason in CUT_SHORT:
             # Not row.turn, which is 0 also where a dataset's own turns come first.
             turn = sum(message["role"] == "user" for message in row.messages) - 1
             row = replace(row, flags=_add(row.flags, f"truncated:{turn}"))
@@ -114,7 +114,7 @@ class MixturePass:
         if usable >= self.rules.min_proposals:
             return ""
         reasons = [
-            f"{name}: {answer.reason}"
+            f"{name}: {answer.reason}: {answer.detail[:200]}".rstrip(": ")
             for name in self.reads
             for answer in row.answers.get(name, ())
             if isinstance(answer, Failure)

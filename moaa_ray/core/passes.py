@@ -126,6 +126,11 @@ def _checked(answer: Answer) -> Answer:
     return answer if text == answer.text else replace(answer, text=text)
 
 
+def kind_of(reason: str) -> str:
+    """Why a row failed without the details, so that equal ones are counted together."""
+    return ": ".join(reason.split(": ")[:2]).split(" (")[0]
+
+
 def completions(row: Row, name: str) -> list[Completion]:
     """The completions of one pass, failures left out."""
     return [answer for answer in row.answers.get(name, ()) if isinstance(answer, Completion)]

@@ -100,12 +100,17 @@ def _message(value: object, column: str) -> Message:
     if not isinstance(value, dict):
         detail = f"a message is {type(value).__name__}; it must be text or hold role and content"
         raise UnusableError("wrong_type", detail, column=column)
-    role, content = value.get("role", value.get("from")), value.get("content", value.get("value"))
+    role, content = (_first(value, *names) for names in (("role", "from"), ("content", "value")))
     if not isinstance(role, str) or not isinstance(content, str):
         raise UnusableError("wrong_type", "a message lacks role or content as text", column=column)
     if role not in ROLES:
         raise UnusableError("unknown_role", f"role {role[:40]!r}; known are {', '.join(ROLES)}", column=column)
     return Message(role=ROLES[role], content=content)
+
+
+def _first(value: Mapping[str, Any], *names: str) -> object:
+    """The first that is not null: where rows of both kinds were put into one table, each has the other's names too."""
+    return next((value[name] for name in names if value.get(name) is not None), None)
 
 
 def check_messages(messages: tuple[Message, ...], *, max_chars: int, column: str) -> None:

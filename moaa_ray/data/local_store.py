@@ -51,6 +51,8 @@ class Disk:
         if not os.path.isdir(folder):
             parent = os.path.dirname(folder)
             self.make_folders(parent)
+            if os.path.islink(folder) and not os.path.exists(folder):
+                raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a link to nowhere")
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
             self.sync_folder(parent)

@@ -1,8 +1,11 @@
 """Finding the files of a source: a file, a folder, a pattern, on this machine or in an object store.
 
-Nothing is read here but names. Only local paths, also as file://, and the object stores of SCHEMES are reached.
+Nothing is read here but names, and the state.json in which `datasets` lists a saved folder's own files. Only local
+paths, also as file://, and the object stores of SCHEMES are reached.
 """
 
+import glob
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -58,6 +61,8 @@ def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: st
     except Exception as error:  # every object store raises its own types
         said = _without_secret(f"{type(error).__name__}: {error}")
         raise ConfigError(f"{told} cannot be listed: {said}; check the path, the credentials and the rights") from error
+    if is_folder:
+        names = _without_strays(fs, names)
     names, found = _of_one_format(names, file_format=file_format, is_folder=is_folder, told=told)
     return SourceFiles(fs=fs, paths=tuple(names), format=found)
 
@@ -69,7 +74,9 @@ def _file_system(path: str, *, base_dir: str, told: str) -> tuple[fsspec.Abstrac
         raise ConfigError(f"{told}: must be a path without NUL; name a file, folder, pattern or URI")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", path)
     if scheme is None:
-        return fsspec.filesystem("file"), os.path.join(os.path.abspath(base_dir), os.path.expanduser(path))
+        base, path = os.path.abspath(base_dir), os.path.expanduser(path)
+        plain = os.path.join(base, path)  # what is a file's name is no pattern, and the folder's name never is one
+        return fsspec.filesystem("file"), plain if os.path.exists(plain) else os.path.join(glob.escape(base), path)
     if scheme[1] not in SCHEMES or "::" in path or not path.startswith("//", scheme.end()):
         allowed = ", ".join(f"{name}://" for name in ("file", *SCHEMES))
         raise ConfigError(f"{told}: must be a local path or one of {allowed}; copy the data to such a place")
@@ -100,6 +107,23 @@ def _listing(fs: fsspec.AbstractFileSystem, root: str) -> tuple[list[str], bool]
     base = str(info["name"]).rstrip("/")
     parts = {name: str(name)[len(base) :].strip("/").split("/") for name in fs.find(base)}
     return sorted(name for name in parts if not any(part.startswith((".", "_")) for part in parts[name])), True
+
+
+def _without_strays(fs: fsspec.AbstractFileSystem, names: list[str]) -> list[str]:
+    """The names without what lies beside a dataset that `datasets` saved: its caches, shards of an earlier saving.
+
+    Raises ConfigError where a file of the dataset is missing.
+    """
+    for state in [name for name in names if os.path.basename(name) == "state.json"]:
+        folder = os.path.dirname(state)
+        try:
+            own = {f"{folder}/{entry['filename']}" for entry in json.loads(fs.cat_file(state))["_data_files"]}
+        except (ValueError, TypeError, LookupError):
+            continue  # somebody else's state.json
+        if lacking := sorted(own - set(names)):
+            raise ConfigError(f"{state}: lists {lacking[0]}, which is not there; copy the folder whole")
+        names = [name for name in names if name in own or os.path.dirname(name) != folder or name.endswith(".json")]
+    return names
 
 
 def _of_one_format(names: list[str], *, file_format: str, is_folder: bool, told: str) -> tuple[list[str], FileFormat]:

@@ -4,8 +4,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -92,19 +93,22 @@ def read_batches(
     columns: read only these; a part of a nested one is written as Parquet does, candidates.list.element.completion.
     """
     for shard in read_manifest(store, folder).shards:
-        with open_published(store, f"{folder}/{shard.name}") as file, pq.ParquetFile(file) as parquet:
+        with open_shard(store, f"{folder}/{shard.name}") as parquet:
             for batch in parquet.iter_batches(batch_rows, columns=columns):
                 yield pa.Table.from_batches([batch])
 
 
-def open_published(store: Store, path: str) -> IO[bytes]:
-    """A file that a manifest names. Raises DataError where it is gone."""
+@contextmanager
+def open_shard(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A published Parquet file. Raises DataError where it is gone or cannot be read."""
     try:
-        return store.open(path)
-    except FileNotFoundError:
+        with store.open(path) as file, pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"{store.uri}/{path} is missing, and a published folder is whole; copy the run anew, or run the stage again"
-        ) from None
+            f"{store.uri}/{path} is gone or damaged ({error}); run the stage that made it again, which publishes it "
+            "anew, or copy the run again"
+        ) from error
 
 
 def verify(store: Store, folder: str) -> list[str]:

@@ -122,13 +122,13 @@ def opened(files: SourceFiles, name: str) -> Iterator[IO[bytes]]:
 
 def is_plain_lines(files: SourceFiles, name: str) -> bool:
     """Whether it is JSON Lines that can be read from any line on: not packed, and no .json that may be one list."""
-    return files.format == "jsonl" and not re.search(r"\.(json|gz|zst)$", name)
+    return files.format == "jsonl" and not re.search(r"(?i)\.(json|gz|zst)$", name)
 
 
 def _numbered(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:
     if kind == "jsonl":
         lines = _lines(raw, name)
-        return _json_records(lines, name) if re.search(r"\.json(\.gz|\.zst)?$", name) else _json_lines(lines)
+        return _json_records(lines, name) if re.search(r"(?i)\.json(\.gz|\.zst)?$", name) else _json_lines(lines)
     if kind == "csv":
         return _csv_rows(_lines(raw, name), name)
     return _columnar(raw, kind, name, columns)

@@ -140,7 +140,12 @@ class PromptSet:
             if picks is not None and counts.kept != len(picks):
                 raise DataError(f"source {source.name!r}: changed while it was read; start again when it is complete")
             if not counts.kept + counts.dropped["duplicate"]:
-                raise DataError(f"source {source.name!r}: no row can be used; dropped by rule: {dict(counts.dropped)}")
+                rejected = self.rejected().select(["source", "detail"]).to_pylist()
+                first = next((one["detail"] for one in rejected if one["source"] == source.name), "")
+                raise DataError(
+                    f"source {source.name!r}: no row can be used; dropped by rule: {dict(counts.dropped)}; the first "
+                    f"is {first}; mend the rows, or set `columns` to other ones"
+                )
 
     def _picks(self, source: _Source, seen: Seen) -> set[Place]:
         """Where the sampled rows stand. The rows that are not picked do not count as seen."""

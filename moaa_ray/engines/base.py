@@ -22,6 +22,10 @@ class RequestError(Exception):
         self.detail = detail
         self.retryable = retryable
 
+    def saying(self, more: str) -> "RequestError":
+        """The same failure with more detail."""
+        return RequestError(self.reason, f"{self.detail}: {more}", retryable=self.retryable)
+
 
 class EngineDeadError(Exception):
     """The engine has died; every open request on it is lost."""

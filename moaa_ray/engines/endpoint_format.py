@@ -21,6 +21,8 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 
+_BROKEN_OFF = ("error", "abort")
+"""What endpoints call the end of a completion that failed half-way (OpenRouter, vLLM)."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -88,12 +90,15 @@ def completion_of(body: bytes, *, flags: tuple[str, ...]) -> Completion | Reques
         answer = json.loads(body)
         choice = answer["choices"][0]
         text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-        usage = answer.get("usage") or {}
+        usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
         prompt_tokens, completion_tokens = num_tokens(usage, "prompt_tokens"), num_tokens(usage, "completion_tokens")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         return RequestError("bad_body", f"not a chat completion ({type(error).__name__})", retryable=True)
     if not isinstance(text, str):
-        return RequestError("bad_body", f"the content is {type(text).__name__}, not text", retryable=True)
+        detail = f"the content is {type(text).__name__}, not text, finish_reason {finish_reason!r:.40}"
+        return RequestError("bad_body", detail, retryable=True)
+    if finish_reason in _BROKEN_OFF:
+        return RequestError("broken_off", f"the endpoint broke off, finish_reason {finish_reason}", retryable=True)
     return Completion(
         text=encodable(text),
         finish_reason=encodable(finish_reason) if isinstance(finish_reason, str) and finish_reason else "unknown",

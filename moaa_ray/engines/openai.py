@@ -165,7 +165,8 @@ class OpenaiEngine:
         if isinstance(reply, RequestError):
             return reply
         if reply.status == 200:
-            return completion_of(reply.body, flags=flags)
+            answer = completion_of(reply.body, flags=flags)
+            return answer if isinstance(answer, Completion) else answer.saying(self._excerpt(reply.body))
         if reply.status in (401, 403):
             return RequestError("auth", f"HTTP {reply.status}: {self._key.advice()}", retryable=False)
         return refusal_of(reply.status, self._excerpt(reply.body))

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from moaa_ray.core.admission import Admission, RowRef, WorkBlock
+from moaa_ray.core.passes import kind_of
 from moaa_ray.core.suspects import Sorting, Suspects
 from moaa_ray.generation.host_stats import GONE, HostStats, Pulse
 from moaa_ray.generation.node_events import is_blameless_death
@@ -90,6 +91,7 @@ class Coordinator:
         self._stage = stage
         self._statuses: Counter = Counter()
         self._reasons: Counter = Counter()
+        self._first_of: dict[str, str] = {}
         self._max_in_line = 0
         self._stop_reason = ""
 
@@ -108,13 +110,18 @@ class Coordinator:
         async with self._changed:
             if not self._admission.is_committed(key):
                 self._statuses += statuses
-                self._reasons += reasons
+                for reason, num in reasons.items():
+                    self._reasons[kind_of(reason)] += num
+                    self._first_of.setdefault(kind_of(reason), reason)
                 self._admission.commit(key, coming, turn)
             if self._statuses["failed"] > self._max_failed and not self._stop_reason:
-                common = "; ".join(f"{reason} ({n})" for reason, n in self._reasons.most_common(3))
+                most = self._reasons.most_common(3)
+                common = "; ".join(f"{reason} ({n})" for reason, n in most)
+                first = self._first_of[most[0][0]] if most else ""
                 self._stop(
                     f"{self._statuses['failed']} rows have failed, more than the {self._max_failed} that "
-                    f"{self._stage}.max_failed_fraction allows; the commonest reasons: {common}"
+                    f"{self._stage}.max_failed_fraction allows; the commonest reasons: {common}; "
+                    f"of the commonest the first is {first[:500]}"
                 )
             self._changed.notify_all()
 

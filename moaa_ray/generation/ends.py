@@ -83,10 +83,5 @@ class Commit:
         rows = commit.read_block(store, path, columns=["status", "reason"])
         statuses = rows.column("status").to_pylist()
         coming = [(path, i) for i, status in enumerate(statuses) if is_end and status == "open"]
-        reasons = [_kind(reason) for reason in rows.column("reason").to_pylist() if reason]
+        reasons = [reason for reason in rows.column("reason").to_pylist() if reason]
         return turn, coming, Counter(statuses), Counter(reasons)
-
-
-def _kind(reason: str) -> str:
-    """A reason without its details, so that equal ones are counted together."""
-    return ": ".join(reason.split(": ")[:2])

@@ -6,6 +6,7 @@ that were with it restart it once. What the rows do next is the worker's busines
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -160,7 +161,7 @@ class EngineHost:
         self._open.add(task)
         self._clock.set(len(self._open), began)
         try:
-            async with asyncio.timeout(self._request_timeout_s):
+            async with asyncio.timeout(self._request_timeout_s if self._hang_after_s < math.inf else None):
                 completion = await engine.generate(request)
             answer: Answer = _with_flags(completion, request)
         except RequestError as error:

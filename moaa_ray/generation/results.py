@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moaa_ray.core.passes import kind_of
 from moaa_ray.core.row_refs import RowRefs
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import Store
@@ -124,7 +125,7 @@ def _failures(rows: Iterable[tuple[Row, str, str]], held: Callable[[Row], Sequen
             "id": row.id,
             "source": row.source,
             "status": status,
-            "reason": _kind(reason),
+            "reason": kind_of(reason),
             "detail": reason,
             "messages": [dict(message) for message in row.messages],
             "proposals": [dict(vars(p)) for p in held(row)],
@@ -132,11 +133,6 @@ def _failures(rows: Iterable[tuple[Row, str, str]], held: Callable[[Row], Sequen
         for row, status, reason in rows
     ]
     return pa.Table.from_pylist(records, schema=schemas.FAILURES)
-
-
-def _kind(reason: str) -> str:
-    """A reason without its details, so that equal ones are counted together."""
-    return ": ".join(reason.split(": ")[:2]).split(" (")[0]
 
 
 def write_summary(store: Store, stage: str, summary: Summary, more: Mapping[str, Any] | None = None) -> None:

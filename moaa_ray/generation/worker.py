@@ -33,7 +33,7 @@ class PoolWork:
     passes: tuple[Pass, ...]
     make_engine: Callable[[], Engine]
     request_timeout_s: float
-    hang_after_s: float
+    hang_after_s: float  # inf: the engine bounds what it has sent itself, and waiting for a turn is no timeout
     num_slots: int  # requests that one engine works on at a time
     on_missing: str  # fail | continue | wait
 

@@ -22,7 +22,7 @@ from moaa_ray.lines.judge import STAGE
 from moaa_ray.loading import Loaded
 from moaa_ray.recipe import PreferenceRecipe
 from moaa_ray.run_record import join_run, set_stage
-from moaa_ray.types import Message
+from moaa_ray.types import CUT_SHORT, Message
 
 _ROUND = re.compile(r"\.r\d+$")
 """The end of a pass's name in a knockout: one model decides in all rounds."""
@@ -111,7 +111,7 @@ class _Collector:
         """The recipe's filters look at the chosen completion: it is what the student is to become like."""
         chosen = record["candidates"][choice.chosen]
         prompt = schemas.messages_from(record["messages"])
-        is_truncated = chosen["finish_reason"] == "length"
+        is_truncated = _is_cut(chosen)
         text = chosen["completion"]
         return self._filters.why_dropped(record["id"], prompt, completion=text, is_truncated=is_truncated)
 
@@ -184,7 +184,7 @@ def _pair_record(record: schemas.Record, choice: Choice) -> schemas.Record:
 
 
 def _is_cut(candidate: Mapping[str, Any]) -> bool:
-    return candidate["finish_reason"] == "length"
+    return candidate["finish_reason"] in CUT_SHORT
 
 
 def _dropped(record: schemas.Record, rule: str) -> schemas.Record:

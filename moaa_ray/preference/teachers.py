@@ -22,7 +22,7 @@ from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.generation.todo import SEED_ROWS
 from moaa_ray.lines.mixture import DIRECT
 from moaa_ray.recipe import PreferenceRecipe
-from moaa_ray.types import Message
+from moaa_ray.types import CUT_SHORT, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def conversation(row: Answered, teacher: str, *, row_id: str) -> Record:
     flags = []
     for place, proposal in zip(row.places, row.proposals[teacher], strict=True):
         messages[place]["content"] = proposal["completion"]
-        if proposal["finish_reason"] == "length":
+        if proposal["finish_reason"] in CUT_SHORT:
             turn = sum(message["role"] == "user" for message in messages[:place]) - 1
             flags.append("truncated" if place == row.places[-1] else f"truncated:{turn}")
     return {

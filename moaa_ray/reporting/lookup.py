@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moaa_ray.data.manifest import open_published, read_manifest
+from moaa_ray.data.manifest import open_shard, read_manifest
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 
@@ -61,7 +61,7 @@ def find_in_file(
 ) -> Iterator[FoundRow]:
     """The same out of one Parquet file; first is the number of its first row."""
     wanted = pa.array(sorted(ids), pa.string())
-    with open_published(store, path) as file, pq.ParquetFile(file) as parquet:
+    with open_shard(store, path) as parquet:
         for group in range(parquet.num_row_groups):
             known = parquet.read_row_group(group, columns=["id"]).column("id").combine_chunks()
             here = pc.call_function("is_in", [known], pc.SetLookupOptions(value_set=wanted))
@@ -86,8 +86,8 @@ def all_ids(store: Store, folder: str) -> list[str]:
     """The ids of a folder; [] where it is not published."""
     found: list[str] = []
     for shard in read_manifest(store, folder).shards if is_published(store, folder) else ():
-        with open_published(store, f"{folder}/{shard.name}") as file:
-            found += pq.read_table(file, columns=["id"]).column("id").to_pylist()
+        with open_shard(store, f"{folder}/{shard.name}") as parquet:
+            found += parquet.read(columns=["id"]).column("id").to_pylist()
     return found
 
 

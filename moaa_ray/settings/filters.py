@@ -15,7 +15,7 @@ class FiltersConfig(Config):
     """Which rows are left out; by default none. `completion` is the row's last answer, of a pair the chosen one."""
 
     truncated: bool = False
-    """Drop rows whose completion ended at max_tokens."""
+    """Drop rows whose completion ended at max_tokens, or by an endpoint's filter."""
     refusals: bool = False
     """Drop rows one of whose answers opens by declining the request, in English and nine other common languages."""
     min_chars: int | None = Field(default=None, ge=1)

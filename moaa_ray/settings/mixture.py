@@ -89,7 +89,8 @@ class MixtureConfig(Config):
     baselines: bool = False
     """Also store the aggregator's own direct answer; it is never shown to it as a proposal."""
     drop_truncated: bool = False
-    """Drop rows whose synthesised answer ended at max_tokens, instead of only flagging them."""
+    """Drop rows whose synthesised answer was cut short, at max_tokens or by an endpoint's filter, instead of only
+    flagging them."""
 
     @model_validator(mode="after")
     def _enough_proposals(self) -> Self:

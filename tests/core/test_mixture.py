@@ -68,7 +68,7 @@ def test_too_few_proposals_fail_the_row_and_the_aggregator_is_not_asked():
     assert final.ask(r, UNLIMITED) == []
     failed = final.fold(r, {})
     assert failed.status == "failed"
-    assert failed.reason == "min_proposals: 1 of 2 needed (l0.b: timeout; l0.c: timeout)"
+    assert failed.reason == "min_proposals: 1 of 2 needed (l0.b: timeout: 600 s; l0.c: timeout: 600 s)"
 
 
 def test_a_row_whose_proposers_all_failed_fails_by_default():
@@ -89,6 +89,12 @@ def test_a_truncated_synthesis_is_flagged_or_dropped_as_the_rules_say():
     strict = aggregator(READS, rules=MixtureRules(run_seed=0, drop_truncated=True))
     dropped = run_pass(strict, r, lambda _: said("It is fo", finish_reason="length"))
     assert (dropped.status, dropped.reason) == ("dropped", "drop_truncated")
+
+
+def test_a_synthesis_that_an_endpoints_filter_broke_off_counts_as_truncated():
+    r = proposed(said("four"), said("4"), said("iv"))
+    flagged = run_pass(FINAL, r, lambda _: said("It is fo", finish_reason="content_filter"))
+    assert flagged.flags == ("truncated:0",)
 
 
 def test_the_flag_of_a_truncated_synthesis_names_the_user_turn_also_after_turns_of_the_dataset():

@@ -42,7 +42,7 @@ def test_a_copy_of_a_run_that_lacks_a_shard_is_refused_with_its_name(kind):
     store = store_on(kind, _published(kind, [_rows(25)]))
     lost = f"sft/{publish.read_manifest(store, 'sft').shards[1].name}"
     store.delete(lost)
-    with pytest.raises(DataError, match=f"{lost} is missing, .*; copy the run anew, or run the stage again"):
+    with pytest.raises(DataError, match=f"{lost} is gone or damaged .*; run the stage that made it again"):
         list(publish.read_batches(store, "sft", 10))
 
 

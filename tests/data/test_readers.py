@@ -72,6 +72,7 @@ def test_a_json_file_holds_one_list_or_lines(tmp_path):
     assert [(place, record) for place, record in found] == [((0, 1), ROWS[0]), ((0, 2), ROWS[1])]
     assert bad == ((0, 3), BadRecord("not_object", "int instead of an object"))
     assert records(write(tmp_path, "a.json.gz", gzip.compress(listed)))[:2] == ROWS
+    assert records(write(tmp_path, "B.JSON", json.dumps(ROWS).encode())) == ROWS
     assert records(write(tmp_path, "b.json", LINES)) == ROWS
     with pytest.raises(DataError, match=r"c\.json: begins as a JSON list and is none"):
         records(write(tmp_path, "c.json", b'[{"id": 1},'))
@@ -91,6 +92,11 @@ def test_a_file_uri_is_the_local_path_that_it_names(tmp_path):
     for uri in (f"file://{tmp_path}/data/a.jsonl", f"file://{tmp_path}/data/*.jsonl", f"local://{tmp_path}/data"):
         assert find(uri).paths == (str(tmp_path / "data/a.jsonl"),)
     assert find("file://data/a.jsonl", base_dir=str(tmp_path)).paths == (str(tmp_path / "data/a.jsonl"),)
+
+
+def test_brackets_in_the_base_folder_are_no_pattern(tmp_path):
+    write(tmp_path, "run [1]/a.jsonl", LINES)
+    assert find("*.jsonl", base_dir=str(tmp_path / "run [1]")).paths == (str(tmp_path / "run [1]/a.jsonl"),)
 
 
 def test_a_pattern_takes_its_matches_in_order_of_name(tmp_path):
@@ -308,6 +314,18 @@ def test_a_shard_without_the_column_is_refused_with_the_nearest_name(tmp_path):
     pq.write_table(pa.Table.from_pylist([{"id": "c", "prompts": "x"}]), tmp_path / "b.parquet")
     with pytest.raises(ConfigError, match=r"b.parquet: has no column 'prompt'; did you mean 'prompts'\?"):
         list(read_records(find(tmp_path), columns=["prompt"]))
+
+
+def test_of_a_saved_dataset_only_the_files_that_it_lists_are_read(tmp_path):
+    write_arrow(tmp_path / "data-00000-of-00001.arrow", pa.Table.from_pylist(ROWS))
+    write_arrow(tmp_path / "data-00001-of-00002.arrow", pa.Table.from_pylist([{"id": "old", "prompt": "old"}]))
+    write_arrow(tmp_path / "cache-1f.arrow", pa.table({"indices": [1, 0]}))
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    write(tmp_path, "state.json", json.dumps(state).encode())
+    assert records(tmp_path) == ROWS
+    os.remove(tmp_path / "data-00000-of-00001.arrow")
+    with pytest.raises(ConfigError, match=r"state.json: lists .*data-00000-of-00001.arrow, which is not there; copy"):
+        find(tmp_path)
 
 
 @pytest.mark.slow

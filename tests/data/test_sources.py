@@ -83,6 +83,7 @@ def messages_of(folder, record, **source):
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             [user("q"), assistant("a")],
         ),
+        ({"messages": [{"from": "human", "value": "q", "role": None, "content": None}]}, [user("q")]),
     ],
 )
 def test_every_usual_form_becomes_messages(tmp_path, record, messages):
@@ -253,7 +254,9 @@ def test_nuls_and_lone_surrogates_become_replacement_characters_and_survive_parq
 
 def test_a_source_without_one_usable_row_is_an_error_that_says_which_rules(tmp_path):
     source = write(tmp_path, [{"prompt": " "}, {"prompt": 5}])
-    with pytest.raises(DataError, match=r"source 'p': no row can be used; .*'empty': 1, 'wrong_type': 1"):
+    with pytest.raises(
+        DataError, match=r"no row can be used; .*'empty': 1, 'wrong_type': 1\}; the first is .*line 1.*prompt"
+    ):
         read(tmp_path, source)
 
 

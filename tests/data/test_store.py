@@ -131,6 +131,13 @@ def test_another_write_error_names_the_path_too(tmp_path):
         store.put_if_absent("work/a", b"1234")
 
 
+def test_a_run_directory_under_a_link_to_nowhere_is_told(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    for folder in ("runs", "runs/a"):
+        with pytest.raises(StageError, match=r"runs is a link to nowhere; repair"):
+            LocalStore(str(tmp_path / folder)).put("run.json", b"{}")
+
+
 def test_a_file_system_without_hard_links_is_refused(tmp_path):
     class NoLinks(Disk):
         def link(self, src, dst):

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import selectors
 
 import pytest
@@ -83,6 +84,17 @@ def make_host(log, *, timeout_s=20.0, hang_after_s=20.0, keep_trying=False, star
         keep_trying=keep_trying,
         num_slots=2,
     )
+
+
+def test_a_request_may_wait_for_its_turn_at_an_engine_that_bounds_its_requests_itself():
+    async def run():
+        host = make_host([], timeout_s=0.01, hang_after_s=math.inf)
+        await host.ready()
+        answer = await host.answer(ask("wait a little"))
+        await host.stop()
+        return answer
+
+    assert isinstance(asyncio.run(run()), Completion)
 
 
 def ask(text, *, flags=()) -> Request:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from moaa_ray.core.admission import WorkBlock
 from moaa_ray.generation.coordinator import Coordinator, PoolSnapshot, Snapshot
 from moaa_ray.generation.host_stats import HostStats
 from moaa_ray.generation.progress import Progress, busy_fraction, diagnosis, duration, num_done, pool_state
@@ -126,6 +127,20 @@ def test_an_engine_that_went_with_its_worker_is_none_of_the_pool_s_and_its_count
     assert pool_state(found) == "up, 1 deaths"
     assert sum(stats.calls for stats in found.stats) == 8
     assert sum(stats.open_requests for stats in found.stats) == 2
+
+
+def test_a_stage_that_too_many_failures_stop_says_what_one_of_them_was():
+    block = WorkBlock(key="k", turn=0, refs=[("file", 0), ("file", 1)])
+    coordinator = Coordinator([block], pool_names=["p"], num_credits=1, block_rows=2, max_failed=0, stage="generate")
+    reasons = Counter({f"agg: http_4xx: HTTP 400: no max_tokens (id {i})": 1 for i in (1, 2)})
+
+    async def stopped() -> str:
+        await coordinator.next_block(0)
+        await coordinator.committed("k", 1, [], Counter(failed=2), reasons)
+        return (await coordinator.snapshot()).stop_reason
+
+    said = asyncio.run(stopped())
+    assert "agg: http_4xx (2); of the commonest the first is agg: http_4xx: HTTP 400: no max_tokens (id 1)" in said
 
 
 def test_the_busy_part_is_that_of_the_engines_lifetime_and_nothing_without_engines():

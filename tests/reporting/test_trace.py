@@ -1,6 +1,7 @@
 """One prompt followed through a run."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -130,6 +131,13 @@ def test_an_unknown_id_is_answered_by_the_nearest_ones(store):
         trace_prompt(store.uri, "x" * 10_000)
     with pytest.raises(ConfigError, match=r"no run\.json there"):
         trace_prompt(store.uri + "-none", "kept")
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"PAR1")])
+def test_a_shard_that_a_copy_of_the_run_lacks_is_told_with_the_way_out(store, damage):
+    damage(Path(store.uri) / "sft/part-00000.parquet")
+    with pytest.raises(DataError, match=r"sft/part-00000.parquet is gone or damaged .*; run the stage"):
+        trace_prompt(store.uri, "r0")
 
 
 def test_control_characters_of_models_never_reach_the_terminal(tmp_path):
