@@ -50,7 +50,5 @@ class RowRefs(Sequence[RowRef]):
             return NotImplemented
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
-    __hash__ = None  # it grows
-
     def __repr__(self) -> str:
         return f"RowRefs({list(self)})"

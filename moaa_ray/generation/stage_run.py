@@ -86,7 +86,8 @@ def check_goal(run: StageRun, statuses: Mapping[str, int], failures: Mapping[str
 def next_steps(run: StageRun) -> Steps:
     """What every unfinished row needs next; a row that failed in this session waits for the next one."""
     failed = pa.array(run.failed_now, pa.large_string())
-    order = run.prompts.order.filter(pc.invert(pc.is_in(run.prompts.order, value_set=failed)))
+    has_failed = pc.call_function("is_in", [run.prompts.order], pc.SetLookupOptions(value_set=failed))
+    order = run.prompts.order.filter(pc.call_function("invert", [has_failed]))
     return todo.next_steps(run.store, statuses_of(run), order, run.work)
 
 
