@@ -141,7 +141,9 @@ def close_dataset(store: Store, stage: Stage, dataset: Dataset, results: Sequenc
     )
     if not prepared.num_units:
         causes = [f"{rule} {n:,}" for rule, n in dropped.most_common(5)]
-        why = ", ".join([*causes, *["all others are kept for validation"] * bool(prepared.num_validation_units)])
+        if prepared.num_validation_units:
+            causes.append("all others are kept for validation")
+        why = ", ".join(causes)
         raise DataError(
             f"{dataset.config.path}: no row of {prepared.num_rows:,} can be trained on ({why}); {_first(results)}"
         )

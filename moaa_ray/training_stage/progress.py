@@ -43,11 +43,10 @@ class TrainingProgress:
         """Say what will be trained."""
         units = sum(source.num_units for source in plan.sources)
         kind = "packs" if self._stage == "sft" else "pairs"
+        rest = f"; the last {plan.num_unused:,} {kind} of the last epoch fill no step" if plan.num_unused else ""
         self.note(
             f"{self._stage}: {units:,} {kind}, {plan.epochs} epochs in {plan.num_steps:,} steps of {plan.batch}, "
-            f"{num_workers} worker{'s' if num_workers > 1 else ''}"
-            + f"; the last {plan.num_unused:,} {kind} of the last epoch fill no step"
-            * bool(plan.num_unused)
+            f"{num_workers} worker{'s' if num_workers > 1 else ''}{rest}"
         )
 
     def show(self, told: Telemetry, trackers: Trackers, *, is_last: bool = False) -> None:
