@@ -8,6 +8,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import RayError
 
+from moaa_ray.core.mixture import MixturePass
 from moaa_ray.serving.app import ReplicaModels, replica_options
 from moaa_ray.settings.base import ReplicaRange
 from moaa_ray.settings.models import FakeModel, VllmModel
@@ -45,8 +46,10 @@ class Handle:
     def __init__(self):
         self.error: Exception | None = None
         self.answer = self.ready = self
+        self.known: dict[str, Any] = {}
 
-    def options(self, **_options: Any) -> "Handle":
+    def options(self, **options: Any) -> "Handle":
+        self.known |= options
         return self
 
     async def remote(self, *_args: Any) -> Any:
@@ -65,6 +68,24 @@ def asked(tmp_path):
     return what.alone["a"], Row(id="r", source="s", messages=(Message(role="user", content="Hello!"),))
 
 
+def models_of(handle: Handle) -> ReplicaModels:
+    return ReplicaModels({"a": handle})  # pyright: ignore[reportArgumentType]: a fake
+
+
+async def failure_of(models: ReplicaModels, handle: Handle, p: MixturePass, row: Row, error: Exception) -> Failure:
+    """What a call comes to that ends with the error."""
+    handle.error = error
+    (answer,) = (await models.answer(p, row)).values()
+    assert isinstance(answer, Failure)
+    return answer
+
+
+def test_replicas_are_called_by_grpc_also_where_the_cluster_does_not_say_so():
+    handle = Handle()
+    models_of(handle)
+    assert handle.known == {"_by_reference": False, "stream": True}
+
+
 TOO_LONG = rpc_error(StatusCode.RESOURCE_EXHAUSTED)
 OF_A_STREAM = RuntimeError("Unexpected error (StatusCode.RESOURCE_EXHAUSTED): Received message larger than max.")
 
@@ -73,11 +94,9 @@ OF_A_STREAM = RuntimeError("Unexpected error (StatusCode.RESOURCE_EXHAUSTED): Re
 def test_a_request_that_is_too_long_for_grpc_is_the_clients_fault_and_costs_nobody_the_model(tmp_path, error):
     async def told() -> None:
         handle, (p, row) = Handle(), asked(tmp_path)
-        models = ReplicaModels({"a": handle})  # pyright: ignore[reportArgumentType]: a fake
-        handle.error = error
-        (answer,) = (await models.answer(p, row)).values()
-        assert isinstance(answer, Failure)
-        assert (answer.reason, answer.retryable) == ("context_length", False)
+        models = models_of(handle)
+        failure = await failure_of(models, handle, p, row, error)
+        assert (failure.reason, failure.retryable) == ("context_length", False)
         handle.error = None
         assert await models.answer(p, row) == {"id": "answered"}
 
@@ -88,11 +107,8 @@ def test_a_request_that_is_too_long_for_grpc_is_the_clients_fault_and_costs_nobo
 def test_a_model_is_missing_from_the_call_that_failed_until_it_answers_a_probe(tmp_path, error):
     async def told() -> None:
         handle, (p, row) = Handle(), asked(tmp_path)
-        models = ReplicaModels({"a": handle})  # pyright: ignore[reportArgumentType]: a fake
-        handle.error = error
-        (answer,) = (await models.answer(p, row)).values()
-        assert isinstance(answer, Failure)
-        assert answer.reason == "unavailable"
+        models = models_of(handle)
+        assert (await failure_of(models, handle, p, row, error)).reason == "unavailable"
         await asyncio.sleep(0.01)  # a first probe fails as the call has
         handle.error = None
         assert await models.missing() == ["a"]  # as no request would reach it yet
