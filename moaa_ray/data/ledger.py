@@ -68,10 +68,6 @@ class Statuses:
         ):
             yield row_id, (self._files[file], row, STATUSES[code])
 
-    def get(self, row_id: str) -> tuple[BlockFile, int, str] | None:
-        """(file, row, status) of one row's newest record, None where it has none; for many rows use `newest`."""
-        return next(self.newest([row_id]))
-
     def newest(self, ids: Sequence[str] | pa.Array) -> Iterator[tuple[BlockFile, int, str] | None]:
         """(file, row, status) of each row's newest record, None where it has none."""
         for place in self._places(ids):

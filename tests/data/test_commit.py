@@ -135,8 +135,7 @@ def test_the_newest_record_of_a_row_counts_by_epoch_then_round_then_phase(store)
         "x": ("work/sft/1.0/e2/c.parquet", 0, "open"),
     }
     assert statuses.of(["d", "nobody", "a"]) == ["failed", None, "ok"]
-    assert statuses.get("c") == (files[-1], 1, "open")
-    assert statuses.get("nobody") is None
+    assert list(statuses.newest(["c", "nobody"])) == [(files[-1], 1, "open"), None]
     assert statuses.counts() == {"open": 2, "ok": 2, "failed": 1, "quarantined": 0, "dropped": 0}
     assert statuses.refs(["x", "a"]) == [("work/sft/1.0/e2/c.parquet", 0), ("work/sft/0.1/e2/a.parquet", 0)]
     assert statuses.refs_of(["d", "nobody", "a", "x"], ["ok", "open"]) == statuses.refs(["a", "x"])
@@ -150,7 +149,7 @@ def test_a_row_without_a_record_is_named_when_its_place_is_wanted(store):
 
 def test_no_files_give_no_statuses(store):
     statuses = commit.read_statuses(store, [])
-    assert (len(statuses), list(statuses), statuses.of(["a"]), statuses.get("a")) == (0, [], [None], None)
+    assert (len(statuses), list(statuses), statuses.of(["a"]), list(statuses.newest(["a"]))) == (0, [], [None], [None])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def test_sessions_within_a_whole_are_one_and_as_large_as_the_largest_needs():
             assert is_local
             first = ray.get_runtime_context().get_node_id()
             assert ray.cluster_resources()["CPU"] >= 7
-            assert ray.get(ray.remote(os.nice).remote(0)) == os.nice(0)  # Ray's own workers stand back for all others
+            assert ray.get(ray.remote(lambda: os.nice(0)).remote()) == os.nice(
+                0
+            )  # Ray's own workers stand back for all others
         with session(LOCAL, cpu_slots=3) as is_local:
             assert is_local
             assert ray.get_runtime_context().get_node_id() == first
