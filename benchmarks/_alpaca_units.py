@@ -37,7 +37,9 @@ def prepare(folder: Path, data: Path, *, num_units: int) -> None:
         said.setdefault(row["model"], {})[row["id"]] = row["completion"]
     words = train_tokenizer([*asked.values(), *(text for of in said.values() for text in of.values())])
     tokenizer = DocumentTokenizer(words)
-    settings = UnitSettings(max_tokens=MAX_TOKENS, over_long="truncate", validation_fraction=0.0)
+    settings = UnitSettings(
+        max_tokens=MAX_TOKENS, document_tokens=MAX_TOKENS, over_long="truncate", validation_fraction=0.0
+    )
     user = {i: [{"role": "user", "content": text}] for i, text in asked.items()}
     assistant = lambda model, i: [{"role": "assistant", "content": said[model][i]}]  # noqa: E731
     sft = sft_units(

@@ -50,15 +50,20 @@ def with_absolute_paths(model: Model, base_dir: str | Path) -> Model:
 
 
 def window_of(model: ModelConfig, base_dir: str | Path) -> int | None:
-    """Tokens of prompt and completion together, as far as known: the recipe's word, else the local folder's.
-
-    Where the folder's config stretches its positions (rope factor), the stretched length counts; the kinds of rope
-    whose configs give the stretched length already are left as they are (vllm/config/model.py of 0.32).
-    """
+    """Tokens of prompt and completion together, as far as known: the recipe's word, else the local folder's."""
     window = getattr(model, "context_window", None)
     if window or not isinstance(model, WeightsModel):
         return window
-    config = _json(Path(resolve_model(base_dir, model.model), "config.json"))
+    return window_of_folder(resolve_model(base_dir, model.model))
+
+
+def window_of_folder(folder: str) -> int | None:
+    """Tokens that the model in a local folder reads at once, as far as its config.json says.
+
+    Where the config stretches its positions (rope factor), the stretched length counts; the kinds of rope whose
+    configs give the stretched length already are left as they are (vllm/config/model.py of 0.32).
+    """
+    config = _json(Path(folder, "config.json"))
     config = {**config, **checks.mapping(config, "text_config")}
     tokens = config.get("max_position_embeddings")
     rope = {**checks.mapping(config, "rope_parameters"), **checks.mapping(config, "rope_scaling")}

@@ -19,7 +19,7 @@ from moaa_ray.training.losses import LossSettings
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics, World
 
-_UNITS = UnitSettings(max_tokens=64, over_long="drop", validation_fraction=0.0, packing=False)
+_UNITS = UnitSettings(max_tokens=64, document_tokens=64, over_long="drop", validation_fraction=0.0, packing=False)
 
 
 @dataclass(frozen=True, kw_only=True)

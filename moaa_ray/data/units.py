@@ -20,6 +20,8 @@ from moaa_ray.data.documents import Document, DocumentError, DocumentTokenizer
 from moaa_ray.types import Message
 
 OverLong = Literal["drop", "truncate"]
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Fields beside a message's content, in which datasets of models that think keep their thoughts."""
 _HALF = re.compile("[\ud800-\udfff]")
 _CUT_FLAG = re.compile(r"truncated:(\d+)")
 
@@ -47,7 +49,9 @@ class UnitSettings:
     """How rows become units. packing and all_tokens are of SFT alone."""
 
     max_tokens: int
-    """Of a document, and of a pack."""
+    """Of a pack."""
+    document_tokens: int
+    """Of a document: max_tokens, or less where the student reads less at once."""
     over_long: OverLong
     validation_fraction: float
     """Of prompts, in [0, 1)."""
@@ -75,19 +79,20 @@ class UnitSets(NamedTuple):
     refusals: list[Refusal]
 
 
-def fit(document: Document, max_tokens: int, *, over_long: OverLong) -> Document:
-    """The document at most max_tokens long: as it is, or cut at the end and ending in a token that counts.
+def fit(document: Document, settings: UnitSettings) -> Document:
+    """The document at most document_tokens long: as it is, or cut at the end and ending in a token that counts.
 
     Raises DocumentError: over_long (drop), over_long_prompt (truncate, and nothing that counts is left).
     """
-    num_tokens = len(document.tokens)
-    if num_tokens <= max_tokens:
+    num_tokens, limit = len(document.tokens), settings.document_tokens
+    if num_tokens <= limit:
         return document
-    if over_long == "drop":
-        raise DocumentError("over_long", f"{num_tokens} tokens, max_tokens is {max_tokens}")
-    counted = np.flatnonzero(document.counts[1:max_tokens]) + 1
+    if settings.over_long == "drop":
+        whose = "max_tokens" if limit == settings.max_tokens else "the student's window (max_position_embeddings)"
+        raise DocumentError("over_long", f"{num_tokens} tokens, {whose} is {limit}")
+    counted = np.flatnonzero(document.counts[1:limit]) + 1
     if not len(counted):
-        raise DocumentError("over_long_prompt", f"the first {max_tokens} of {num_tokens} tokens hold no completion")
+        raise DocumentError("over_long_prompt", f"the first {limit} of {num_tokens} tokens hold no completion")
     stop = int(counted[-1]) + 1
     return Document(tokens=document.tokens[:stop], counts=document.counts[:stop])
 
@@ -96,7 +101,7 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
     """Rows with messages (and id, flags) as packs of whole documents, packed apart for training and validation.
 
     flags: "truncated" says that the last completion was cut at a length, "truncated:<turn>" that the answer to this
-    user turn, from 0, was. Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, and tool_calls.
+    user turn, from 0, was. Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, reasoning.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
@@ -104,7 +109,7 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
         cut_turns = _cut_turns(messages, _flags(row))
         document = tokenizer.conversation(messages, all_tokens=settings.all_tokens, cut_turns=cut_turns)
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        return messages[:last], (fit(document, settings.max_tokens, over_long=settings.over_long),)
+        return messages[:last], (fit(document, settings),)
 
     train, validation, dropped, refusals = _in_two(rows, documents_of, settings)
     if settings.packing:
@@ -116,8 +121,9 @@ def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, 
     """Rows with prompt, chosen, rejected (and id, flags), each a list of messages or one text, as pairs.
 
     chosen and rejected may begin with the prompt's own messages. flags: "chosen_truncated" and "rejected_truncated"
-    say that the last completion there was cut at a length. Both documents are fitted to max_tokens, each alone.
-    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, other_prompt, and same_completions.
+    say that the last completion there was cut at a length. Both documents are fitted, each alone.
+    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, reasoning, other_prompt, and
+    same_completions.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
@@ -133,7 +139,7 @@ def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, 
             num_turns = sum(message["role"] == "assistant" for message in completion)
             cut_turns = {num_turns - 1} if f"{column}_truncated" in flags else set()
             document = tokenizer.completion(prompt, completion, cut_turns=cut_turns)
-            documents.append(fit(document, settings.max_tokens, over_long=settings.over_long))
+            documents.append(fit(document, settings))
         if np.array_equal(documents[0].tokens, documents[1].tokens):
             raise DocumentError("same_completions", "chosen and rejected are the same tokens")
         return prompt, tuple(documents)
@@ -214,6 +220,9 @@ def _messages(row: Mapping[str, Any], column: str, *, text_of: str = "") -> tupl
         if one.get("tool_calls") or one.get("function_call"):
             said = f"column {column!r}: message {i} calls tools, beside its text; write the calls into its content"
             raise DocumentError("tool_calls", said)
+        if thought := next((name for name in _THOUGHTS if one.get(name)), ""):
+            said = f"column {column!r}: message {i} has a {thought}, which no document would hold; write it into its "
+            raise DocumentError("reasoning", said + "content, as the chat template would, or take the field away")
         messages.append(Message(role=role, content=content))
     return tuple(messages)
 

@@ -64,7 +64,8 @@ class TrainingConfig(Config):
     max_tokens: int = Field(default=2048, ge=8)
     """Tokens of a pack, or of one completion with its prompt."""
     over_long: Literal["drop", "truncate"] = "drop"
-    """Documents above max_tokens are dropped, or lose the end of their completion, without an end-of-turn token."""
+    """Documents above max_tokens, or above the student's own window, are dropped, or lose the end of their completion,
+    without an end-of-turn token."""
     all_tokens: bool = False
     """Train on prompts too, instead of completions and their end-of-turn tokens only."""
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)

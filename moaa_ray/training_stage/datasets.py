@@ -40,6 +40,8 @@ class StudentFiles:
     revision: str = ""
     digest: str
     chat_template: str = ""
+    window: int | None = None
+    """Tokens that it reads at once; None: its config does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ def find_datasets(
     """The stage's datasets, checked. Raises ConfigError and DataError before anything starts."""
     settings = UnitSettings(
         max_tokens=config.max_tokens,
+        document_tokens=min(config.max_tokens, student.window or config.max_tokens),
         over_long=config.over_long,
         validation_fraction=config.validation_fraction,
         packing=isinstance(config, SftConfig) and config.packing,

@@ -18,8 +18,9 @@ ROW_TOKENS = 23
 """Of talk("a", "b"): 9 + 11 + 3 tokens, as test_documents.py counts them, of which 2 count."""
 
 
-def the(*, max_tokens=100, over_long="drop", validation_fraction=0.0, **more) -> UnitSettings:
-    return UnitSettings(max_tokens=max_tokens, over_long=over_long, validation_fraction=validation_fraction, **more)
+def the(*, max_tokens=100, window=None, **more) -> UnitSettings:
+    defaults = {"over_long": "drop", "validation_fraction": 0.0}
+    return UnitSettings(max_tokens=max_tokens, document_tokens=window or max_tokens, **defaults | more)
 
 
 def document(tokens, counts) -> Document:
@@ -43,25 +44,27 @@ def refused(rows, settings=None, *, make=sft_units) -> list[tuple[str, str]]:
 
 def test_a_document_that_fits_stays_as_it_is():
     given_one = document([1, 2, 3], [0, 1, 0])
-    assert fit(given_one, 3, over_long="drop") is given_one
-    assert fit(given_one, 3, over_long="truncate") is given_one
+    assert fit(given_one, the(max_tokens=3)) is given_one
+    assert fit(given_one, the(max_tokens=3, over_long="truncate")) is given_one
 
 
 def test_a_document_that_is_too_long_is_refused_with_its_length():
     with pytest.raises(DocumentError, match="3 tokens, max_tokens is 2") as caught:
-        fit(document([1, 2, 3], [0, 1, 0]), 2, over_long="drop")
+        fit(document([1, 2, 3], [0, 1, 0]), the(max_tokens=2))
     assert caught.value.rule == "over_long"
+    with pytest.raises(DocumentError, match=r"3 tokens, the student's window \(max_position_embeddings\) is 2"):
+        fit(document([1, 2, 3], [0, 1, 0]), the(window=2))
 
 
 def test_a_document_cut_at_the_end_ends_in_a_token_that_counts():
-    cut = fit(document([1, 2, 3, 4, 5, 6, 7], [0, 1, 1, 0, 0, 1, 1]), 5, over_long="truncate")
+    cut = fit(document([1, 2, 3, 4, 5, 6, 7], [0, 1, 1, 0, 0, 1, 1]), the(max_tokens=5, over_long="truncate"))
     assert (cut.tokens.tolist(), cut.counts.tolist()) == ([1, 2, 3], [False, True, True])
 
 
 def test_a_document_with_no_completion_within_the_length_is_refused():
     for counts in ([0, 0, 0, 1], [1, 0, 0, 1]):  # a first token is never predicted
         with pytest.raises(DocumentError) as caught:
-            fit(document([1, 2, 3, 4], counts), 3, over_long="truncate")
+            fit(document([1, 2, 3, 4], counts), the(max_tokens=3, over_long="truncate"))
         assert caught.value.rule == "over_long_prompt"
 
 
@@ -176,6 +179,13 @@ def test_a_refused_row_keeps_its_id_where_that_can_be_written():
     broken = {"messages": "Hi"}
     rows = [row("r", "a", "b") | broken, row(0, "a", "b") | broken, row("\ud800", "a", "b"), row(7.5, "a", "b")]
     assert [row_id for row_id, _ in refused(rows)] == ["r", "0", "", ""]
+
+
+@pytest.mark.parametrize("thoughts", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_beside_the_content_are_not_dropped_unseen(thoughts):
+    said = {"role": "assistant", "content": "4", thoughts: "2 and 2 ..."}
+    assert refused([{"id": "r", "messages": [*talk("2+2"), said]}]) == [("r", "reasoning")]
+    assert refused([{"id": "r", "messages": [*talk("2+2"), said | {thoughts: None}]}]) == []
 
 
 @pytest.mark.parametrize("calls", [{"tool_calls": [{"name": "f"}]}, {"function_call": {"name": "f"}}])

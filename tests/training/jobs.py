@@ -61,7 +61,7 @@ def make_job(run: Path, student: Path, stage: str = "sft", *, num_rows: int = 48
 
     store = open_store(str(run))
     tokenizer = DocumentTokenizer(AutoTokenizer.from_pretrained(student))
-    settings = UnitSettings(max_tokens=96, over_long="drop", validation_fraction=0.2)
+    settings = UnitSettings(max_tokens=96, document_tokens=96, over_long="drop", validation_fraction=0.2)
     make = sft_units if stage == "sft" else pair_units
     sets = make(sft_rows(num_rows) if stage == "sft" else pair_rows(num_rows), tokenizer, settings)
     for folder, units in (("units", sets.train), ("held-out", sets.validation)):

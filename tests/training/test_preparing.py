@@ -29,7 +29,7 @@ def test_a_refused_row_is_told_by_its_id_or_by_file_and_row(tmp_path):
         task = ChunkTask(
             stage="sft", run_uri=str(tmp_path / "run"), folder="units", files=files, chunk=chunk, rows=None,
             tokenizer=str(tmp_path / "student"), revision="", chat_template="",
-            settings=UnitSettings(max_tokens=64, over_long="drop", validation_fraction=0.0),
+            settings=UnitSettings(max_tokens=64, document_tokens=64, over_long="drop", validation_fraction=0.0),
         )  # fmt: skip
         found.append(ChunkResult.from_json(prepare_chunk(task).to_json()))
     assert [(one.num_rows, one.num_units, one.dropped.total()) for one in found] == [(2, 1, 1), (2, 0, 2)]
