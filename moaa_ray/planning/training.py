@@ -85,12 +85,16 @@ def plan_training(
         notes.append(f"Training: {ASSUMED_MFU:.0%} of the peak in bfloat16 and {START_S:.0f} s to start are assumed.")
     held = _check_memory(config, stage, shape, gpu, workers)
     price = recipe.plan.gpu_hour_usd
+    num_steps = int(units * config.epochs) // config.batch  # as in training, what fills no step is left out
+    if not num_steps:
+        kind = "packs" if stage == "sft" else "pairs"
+        notes.append(f"About {units * config.epochs:,.0f} {kind} fill no step of {config.batch}: lower {stage}.batch.")
     return TrainingPlan(
         stage=stage,
         num_rows=rows,
         work=work,
         num_epochs=config.epochs,
-        num_steps=ceil(units * config.epochs / config.batch),
+        num_steps=num_steps,
         num_workers=workers,
         gpu=gpu.name if gpu else "",
         seconds=seconds,

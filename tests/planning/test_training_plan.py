@@ -26,14 +26,20 @@ def test_sft_counts_packs_and_every_turn():
     """1,000 rows of 1.5 x (250 + 600) tokens are 1,275,000 tokens, 622.6 packs of 2,048; 6 epochs of 128 packs."""
     found = plan("sft", mean_turns=1.5)
     assert (found.work.tokens, found.work.mean_length) == (6 * 1_275_000, 1275)
-    assert found.num_steps == 30
+    assert found.num_steps == 29
 
 
 def test_dpo_reads_both_completions_and_the_reference_once():
     """A pair is 2 x (250 + 600) tokens; 5 epochs over 1,000 pairs in steps of 128."""
     found = plan("dpo")
     assert (found.work.tokens, found.work.forward_tokens) == (5 * 1_700_000, 1_700_000)
-    assert found.num_steps == 40
+    assert found.num_steps == 39
+
+
+def test_units_that_fill_no_step_are_told():
+    found = plan("dpo", rows=20)
+    assert found.num_steps == 0
+    assert "About 100 pairs fill no step of 128: lower dpo.batch." in found.notes
 
 
 def test_gpu_hours_and_cost_are_of_all_workers():
