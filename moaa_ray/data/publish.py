@@ -80,6 +80,7 @@ def _publish_by_rename(store: Store, epoch: Epoch, folder: str, shards: _Files, 
     for data, num_rows in shards:
         entries.append(_entry(f"part-{len(entries):05d}.parquet", data, num_rows))
         store.put(f"{mine}/new/{entries[-1].name}", data)
+        del data  # or it would be in memory beside the next one
     manifest = manifest_of(entries)
     store.put(f"{mine}/new/{MANIFEST}", manifest.to_bytes())
     check_owner(store, epoch)  # after the last file is made: from here on this driver only moves folders
@@ -127,6 +128,7 @@ def _publish_by_manifest(store: Store, epoch: Epoch, folder: str, shards: _Files
         entries.append(_entry(f"part-{len(entries):05d}-{digest[:8]}.parquet", data, num_rows))
         if old is None or digest.encode() not in old or f"{folder}/{entries[-1].name}" not in present:
             store.put(f"{folder}/{entries[-1].name}", data)
+        del data  # or it would be in memory beside the next one
     manifest = manifest_of(entries)
     new = manifest.to_bytes()
     check_owner(store, epoch)
@@ -174,33 +176,43 @@ class _Rows:
         self._schema = schema
         self._held = schema.empty_table()
 
+    def has_more(self) -> bool:
+        """Whether there is another row."""
+        while not self._held.num_rows and (batch := next(self._batches, None)) is not None:
+            self._held = self._checked(batch)
+        return self._held.num_rows > 0
+
     def take(self, num_rows: int) -> pa.Table:
         """The next num_rows rows; fewer only at the end."""
         pieces, missing = [self._held], num_rows - self._held.num_rows
         while missing > 0 and (batch := next(self._batches, None)) is not None:
-            if batch.schema.names != self._schema.names or batch.schema.types != self._schema.types:
-                raise DataError(
-                    f"rows to publish have the schema {batch.schema.to_string(show_schema_metadata=False)}, wanted is "
-                    f"{self._schema.to_string(show_schema_metadata=False)}; cast them before publishing"
-                )
-            pieces.append(pa.Table.from_arrays(batch.columns, schema=self._schema))
+            pieces.append(self._checked(batch))
             missing -= batch.num_rows
         rows = pa.concat_tables(pieces)
         self._held = rows.slice(num_rows)
         return rows.slice(0, num_rows).combine_chunks()
 
+    def _checked(self, batch: pa.Table) -> pa.Table:
+        if batch.schema.names != self._schema.names or batch.schema.types != self._schema.types:
+            raise DataError(
+                f"rows to publish have the schema {batch.schema.to_string(show_schema_metadata=False)}, wanted is "
+                f"{self._schema.to_string(show_schema_metadata=False)}; cast them before publishing"
+            )
+        return pa.Table.from_arrays(batch.columns, schema=self._schema)
+
 
 def _shards(rows: _Rows, schema: pa.Schema, shard_rows: int) -> _Files:
     """(Parquet file, its rows) of every shard, at least one; the cut into pages depends on the rows alone."""
-    group = rows.take(min(_ROW_GROUP_ROWS, shard_rows))
-    num_shards = 0
-    while group.num_rows or num_shards == 0:
-        out = io.BytesIO()
-        left = shard_rows
-        with pq.ParquetWriter(out, schema, compression="zstd", compression_level=_ZSTD_LEVEL, version="2.6") as writer:
-            while left and group.num_rows:
-                writer.write_table(group, row_group_size=_ROW_GROUP_ROWS)
-                left -= group.num_rows
-                group = rows.take(min(_ROW_GROUP_ROWS, left or shard_rows))
-        num_shards += 1
-        yield out.getvalue(), shard_rows - left
+    yield _shard(rows, schema, shard_rows)
+    while rows.has_more():
+        yield _shard(rows, schema, shard_rows)
+
+
+def _shard(rows: _Rows, schema: pa.Schema, shard_rows: int) -> tuple[bytes, int]:
+    out, left = io.BytesIO(), shard_rows
+    with pq.ParquetWriter(out, schema, compression="zstd", compression_level=_ZSTD_LEVEL, version="2.6") as writer:
+        while left and rows.has_more():
+            group = rows.take(min(_ROW_GROUP_ROWS, left))
+            writer.write_table(group, row_group_size=_ROW_GROUP_ROWS)
+            left -= group.num_rows
+    return out.getvalue(), shard_rows - left
