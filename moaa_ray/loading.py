@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from moaa_ray.errors import ConfigError
+from moaa_ray.leakage import leakage_problems
 from moaa_ray.model_folders import model_problems, resolve_path, window_of
 from moaa_ray.recipe import PreferenceRecipe, Recipe, Run, TrainingRecipe
 from moaa_ray.settings import checks
@@ -94,6 +95,7 @@ def _load(path: str | Path, overrides: Sequence[str], kind: type[R], *, base_dir
     except ValidationError as error:
         problems += checks.field_problems(error)
     problems += name_problems(data) + _disk_problems(data, base_dir)
+    problems += [] if recipe is None else leakage_problems(recipe, base_dir, own=RUN)
     if problems or recipe is None:
         more = [f"... and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"

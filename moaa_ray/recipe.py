@@ -5,7 +5,6 @@ is in them; changing any other field of a run that has begun is refused on resum
 The sections stand in recipe_*.py, one file each. Nothing here imports Ray, torch or vLLM.
 """
 
-from os.path import normpath
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -108,20 +107,6 @@ class Run(Config):
         if self.run.stages is not None:
             return self.run.stages
         return [stage for stage in STAGES if stage != "evaluate" or self.evaluate.benchmarks]
-
-    @model_validator(mode="after")
-    def _no_training_on_the_test(self) -> Self:
-        prompts: PromptsConfig | None = getattr(self, "prompts", None)
-        sources = [] if prompts is None else [(f"prompts.sources.{i}", s) for i, s in enumerate(prompts.sources)]
-        sources += [(f"sample.sources.{i}", source) for i, source in enumerate(self.sample.sources)]
-        evaluated = {normpath(path) for path in self.filters.decontaminate}
-        for field, source in sources:
-            if normpath(source.path) in evaluated:
-                raise ValueError(
-                    f"{field}.path = {source.path!r} is also an evaluation file of filters.decontaminate: training on "
-                    "it would spoil the evaluation, and every row of it would be dropped; take it out of one of the two"
-                )
-        return self
 
 
 class Recipe(Run):

@@ -88,10 +88,34 @@ def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
         train_stage(load_training(path), "dpo")
 
 
-def test_a_recipe_does_not_train_on_its_evaluation_prompts(tmp_path):
-    path = write(tmp_path, more="filters: {decontaminate: [./prompts.jsonl]}\n")
-    with pytest.raises(ConfigError, match=r"prompts.sources.0.path = 'prompts.jsonl' is also an evaluation file"):
-        load_recipe(path)
+@pytest.mark.parametrize(
+    "spelt", ["./prompts.jsonl", "p*.jsonl", "{folder}/prompts.jsonl", "file://{folder}/link.jsonl", "{folder}"]
+)
+def test_a_recipe_does_not_train_on_its_evaluation_prompts(tmp_path, spelt):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hi?"}\n', encoding="utf-8")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "prompts.jsonl")
+    spelt = spelt.replace("{folder}", str(tmp_path))
+    said = r"prompts\.sources\.0\.path = 'prompts\.jsonl' is also an evaluation file \(filters\.decontaminate\.0\)"
+    with pytest.raises(ConfigError, match=said):
+        load_recipe(write(tmp_path, more=f"filters: {{decontaminate: ['{spelt}']}}\n"))
+    benchmark = f"{{questions: '{spelt}', baseline: answers.json, judge: a}}"
+    with pytest.raises(ConfigError, match=r"is also an evaluation file \(evaluate\.alpaca_eval\.questions\)"):
+        load_recipe(write(tmp_path, more=f"evaluate: {{alpaca_eval: {benchmark}}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ("sample: {sources: [{path: q.jsonl}]}", "sample.sources.0.path"),
+        ("sft: {data: [{path: RUN/sft}, {path: q.jsonl}]}", "sft.data.1.path"),
+        ("dpo: {data: [{path: q.jsonl}]}", "dpo.data.0.path"),
+    ],
+)
+def test_nor_does_any_other_of_its_datasets(tmp_path, more, field):
+    questions = "evaluate: {mt_bench: {questions: q.jsonl, judge: a}}\n"
+    with pytest.raises(ConfigError, match=rf"{field} = 'q.jsonl' is also an evaluation file"):
+        load_run(write(tmp_path, more=f"{more}\n{questions}"))
+    load_recipe(write(tmp_path, more=questions))  # without them it is fine
 
 
 def test_an_evaluation_file_that_is_not_there_stops_the_run_before_it_begins(tmp_path):
