@@ -16,7 +16,8 @@ from moaa_ray.data.store import open_store
 from moaa_ray.engines.build import build_engine
 from moaa_ray.generation import todo
 from moaa_ray.generation.host_stats import HostStats
-from moaa_ray.generation.line import Line, Pool
+from moaa_ray.generation.line import Line
+from moaa_ray.generation.pool import Pool
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.settings.models import VllmModel
 from moaa_ray.types import Row

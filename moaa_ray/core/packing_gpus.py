@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 Labels = frozenset[tuple[str, str]]
 """(key, value) pairs of a node, or those that an engine wants of one."""
@@ -87,15 +88,57 @@ def packs(demands: Iterable[Demand], cluster: Cluster) -> bool:
     An engine with no more GPUs than the largest node must sit on one node; a larger one takes whole empty nodes of the
     largest size, as many as it needs, and its CPU slots on each of them.
     """
-    ordered = sorted(demands, key=lambda d: (bool(d.labels), d.num_gpus, d.num_cpus, d.count), reverse=True)
-    if sum(d.num_gpus * d.count for d in ordered) > cluster.num_gpus:
-        return False
-    return any(_packs(ordered, cluster, emptiest_first=emptiest_first) for emptiest_first in (False, True))
+    return _layout(list(demands), cluster) is not None
 
 
-def _packs(demands: Sequence[Demand], cluster: Cluster, *, emptiest_first: bool) -> bool:
-    free = dict(cluster.classes)
-    for demand in demands:
+def place(demands: Sequence[Demand], cluster: Cluster) -> list[list[int]] | None:
+    """For each demand the numbers of the nodes on which its engines sit, one entry an engine; None: they do not fit.
+
+    An engine that takes several nodes has one entry for each of them.
+    """
+    layout = _layout(demands, cluster)
+    if layout is None:
+        return None
+    nodes: dict[_Class, list[int]] = {}
+    for number, node in enumerate(cluster.nodes):
+        nodes.setdefault((node.num_gpus, _units(node.num_cpus), node.labels), []).append(number)
+    placed: list[list[int]] = [[] for _ in demands]
+    for step in layout:
+        taken = [nodes[step.before].pop() for _ in range(step.num_nodes)]
+        nodes.setdefault(step.after, []).extend(taken)
+        placed[step.demand] += [node for node in taken for _ in range(step.engines)]
+    return placed
+
+
+class _Step(NamedTuple):
+    """So many nodes of one class each take so many engines of a demand, and are of another class then."""
+
+    demand: int
+    engines: int
+    num_nodes: int
+    before: "_Class"
+    after: "_Class"
+
+
+def _layout(demands: Sequence[Demand], cluster: Cluster) -> list[_Step] | None:
+    """The steps that put every engine somewhere; None: they do not all fit at once."""
+
+    def rank(i: int) -> tuple:
+        return bool(demands[i].labels), demands[i].num_gpus, demands[i].num_cpus, demands[i].count
+
+    if sum(d.num_gpus * d.count for d in demands) > cluster.num_gpus:
+        return None
+    order = sorted(range(len(demands)), key=rank, reverse=True)
+    tries = (_try(demands, order, cluster, emptiest_first=emptiest_first) for emptiest_first in (False, True))
+    return next((steps for steps in tries if steps is not None), None)
+
+
+def _try(
+    demands: Sequence[Demand], order: Sequence[int], cluster: Cluster, *, emptiest_first: bool
+) -> list[_Step] | None:
+    free, steps = dict(cluster.classes), []
+    for i in order:
+        demand = demands[i]
         size = cluster.largest_node
         gpus, cpus, count, labels = demand.num_gpus, _units(demand.num_cpus), demand.count, demand.labels
         if labels:
@@ -106,10 +149,12 @@ def _packs(demands: Sequence[Demand], cluster: Cluster, *, emptiest_first: bool)
         for node in sorted(nodes, key=_free_of, reverse=emptiest_first):
             per_node = _per_node(node, gpus, cpus, count)
             if per_node:
-                count -= _take(free, node, gpus, cpus, per_node, count)
+                new = _take(free, node, gpus, cpus, per_node, count, demand=i)
+                count -= sum(step.engines * step.num_nodes for step in new)
+                steps += new
         if count:
-            return False
-    return True
+            return None
+    return steps
 
 
 def _units(num_cpus: float) -> int:
@@ -131,13 +176,17 @@ def _per_node(node: _Class, gpus: int, cpus: int, count: int) -> int:
     return min(by_gpus, by_cpus, count)
 
 
-def _take(free: dict[_Class, int], node: _Class, gpus: int, cpus: int, per_node: int, count: int) -> int:
-    """Put engines on nodes of one class: as many full ones as there are, then one partly; return how many engines."""
+def _take(
+    free: dict[_Class, int], node: _Class, gpus: int, cpus: int, per_node: int, count: int, *, demand: int
+) -> list[_Step]:
+    """Put engines on nodes of one class: as many full ones as there are, then one partly."""
     full = min(free[node], count // per_node)
     rest = count - full * per_node if free[node] > full else 0
+    steps = []
     for engines, num_nodes in ((per_node, full), (rest, 1 if rest else 0)):
         if num_nodes:
             free[node] -= num_nodes
             rest_of = (node[0] - engines * gpus, node[1] - engines * cpus, node[2])
             free[rest_of] = free.get(rest_of, 0) + num_nodes
-    return full * per_node + rest
+            steps.append(_Step(demand, engines, num_nodes, node, rest_of))
+    return steps

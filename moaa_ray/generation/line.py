@@ -4,41 +4,25 @@ No fan-out, no join, no barrier: every pool works on different blocks at the sam
 carries all its answers along. This file only arranges; the work is in worker.py and ends.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 import ray
-from ray.util.placement_group import placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from moaa_ray.core.admission import WorkBlock
 from moaa_ray.core.passes import StageWork
 from moaa_ray.generation.coordinator import Coordinator
 from moaa_ray.generation.ends import TICKET_COLUMN, Admit, Commit
-from moaa_ray.generation.worker import PassWorker, PoolWork
+from moaa_ray.generation.pool import Pool
+from moaa_ray.generation.seats import SeatOf, seats
+from moaa_ray.generation.worker import PassWorker
 
 _NO_PROGRESS_LIMIT_S = 6 * 3600
 _SPARE_CALLS = 4
 """Calls beside those that wait for a credit: for admitted blocks that Ray asks for again when a node is lost."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """A pool of the line: its work, how many workers, and what each of them takes of the cluster."""
-
-    work: PoolWork
-    min_replicas: int
-    max_replicas: int
-    num_cpus: float
-    num_gpus: int
-    spans_nodes: bool
-    blocks_in_flight: int
-    node_labels: Mapping[str, str]
-    """That the nodes of its workers must have."""
-    setup: Mapping[str, Any]
-    """What decides the speed of its engines; kept with the figures of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +65,15 @@ def run_line(line: Line, coordinator) -> Iterator[int]:
     grow_at = _grow_at(line.pools)
     context.autoscaling_config.actor_pool_util_upscaling_threshold = grow_at
     context.autoscaling_config.actor_pool_util_downscaling_threshold = grow_at / 2
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context), seats(line.pools) as seat_of:
         tickets = [pa.table({TICKET_COLUMN: pa.array([i], pa.int64())}) for i in range(line.num_tickets)]
         data = ray.data.from_arrow(tickets)
         admit = Admit(line.run_uri, line.work, coordinator)
         commit = Commit(line.run_uri, line.work, line.epoch, line.num_done, coordinator)
         for i, pool in enumerate(line.pools):
             is_last = i == len(line.pools) - 1
-            data = _through(data, pool, (coordinator, None if i else admit, commit if is_last else None))
+            rest = (coordinator, None if i else admit, commit if is_last else None)
+            data = _through(data, pool, rest, seat_of[i])
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield sum(cast(pa.Table, batch).column("rows").to_pylist())
 
@@ -116,13 +101,11 @@ def _num_calls(pool: Pool) -> int:
     return _num_tasks(pool) + _SPARE_CALLS
 
 
-def _through(data, pool: Pool, rest: tuple):
-    resources: dict = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
-    if pool.spans_nodes:
-        resources = {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": lambda: _over_nodes(pool)}
-    elif pool.node_labels:
-        resources["label_selector"] = dict(pool.node_labels)
-    return data.map_batches(
+def _through(data, pool: Pool, rest: tuple, seat: SeatOf):
+    """The dataset through a pool. An engine over several nodes has its resources from its placement group."""
+    num_cpus, num_gpus = (0, 0) if pool.spans_nodes else (pool.num_cpus, pool.num_gpus)
+    # map_batches itself refuses GPUs without a batch size; with one it would lay blocks together, or cut them.
+    return data.map_batches_internal(
         PassWorker,
         fn_constructor_args=(pool.work, *rest),
         batch_size=None,
@@ -134,17 +117,7 @@ def _through(data, pool: Pool, rest: tuple):
             max_tasks_in_flight_per_actor=_num_tasks(pool),
             max_concurrent_calls_per_actor=_num_calls(pool),
         ),
-        **resources,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        ray_remote_args_fn=seat,
     )
-
-
-def _over_nodes(pool: Pool) -> dict:
-    """Ray arguments of a worker whose engine spreads over nodes: a placement group of one bundle per GPU."""
-    labels = [dict(pool.node_labels)] * pool.num_gpus if pool.node_labels else None
-    bundles = [{"GPU": 1.0, "CPU": 1.0}] * pool.num_gpus
-    group = placement_group(bundles, strategy="PACK", bundle_label_selector=labels)  # pyright: ignore[reportArgumentType]: it takes None
-    return {
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(
-            placement_group=group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
-        )
-    }

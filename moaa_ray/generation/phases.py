@@ -11,8 +11,9 @@ from moaa_ray.doctor.asking import check_nodes
 from moaa_ray.errors import StageError
 from moaa_ray.generation import todo
 from moaa_ray.generation.coordinator import Snapshot
-from moaa_ray.generation.line import Line, Pool, start_coordinator
+from moaa_ray.generation.line import Line, start_coordinator
 from moaa_ray.generation.placing import line_pools, ray_cluster
+from moaa_ray.generation.pool import Pool
 from moaa_ray.generation.progress import Progress
 from moaa_ray.generation.session import log_folder, session
 from moaa_ray.generation.stage_run import StageRun, next_steps, note_failed, own_files, renew_stage

@@ -4,22 +4,20 @@ import functools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
-import ray
-
-from moaa_ray.core.packing_gpus import Cluster, Node
+from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, PlannedPool
 from moaa_ray.engines.build import build_engine
-from moaa_ray.generation.line import Pool
+from moaa_ray.generation.pool import Pool
+from moaa_ray.generation.seats import live_nodes
 from moaa_ray.generation.worker import PoolWork
 from moaa_ray.model_folders import with_absolute_paths
 from moaa_ray.planning.measured import setup_of
 from moaa_ray.planning.planner import PlanInput, StagePlan
 from moaa_ray.settings.models import Model, ReplicaRange
 
-_NODE_ID = "ray.io/node-id"
-"""A label that every node has for itself; nodes that differ in nothing else are alike to the planner."""
 _BACKOFF_S, _PAUSES_S = 30.0, 1200.0
 
 
@@ -29,18 +27,10 @@ def ray_cluster(cpu_slots: float, *, is_local: bool) -> Cluster:
     A local cluster has more logical CPU slots than CPUs, for the sake of Ray's own tasks; the planner
     is told what the machine has, or what the least engines take where that is more.
     """
-    nodes = []
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        found = node["Resources"]
-        kinds = [key.split(":")[1] for key in found if key.startswith("accelerator_type:")]
-        cpus = found.get("CPU", 0.0)
-        if is_local:
-            cpus = min(cpus, max(float(os.cpu_count() or 1), cpu_slots))
-        gpus, labels = int(found.get("GPU", 0)), node.get("Labels") or {}
-        told = frozenset((key, value) for key, value in labels.items() if key != _NODE_ID)
-        nodes.append(Node(num_gpus=gpus, num_cpus=cpus, gpu=kinds[0] if kinds else "", labels=told))
+    nodes = list(live_nodes().values())
+    if is_local:
+        most = max(float(os.cpu_count() or 1), cpu_slots)
+        nodes = [replace(node, num_cpus=min(node.num_cpus, most)) for node in nodes]
     return Cluster(nodes=tuple(nodes))
 
 
