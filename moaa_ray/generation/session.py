@@ -2,8 +2,11 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +18,7 @@ from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.recipe import RayConfig
 
 _START_ATTEMPTS = 3
+_OPEN_LIMIT_S = 10.0
 _SPARE_CPU_SLOTS = 4
 """Logical CPUs of a local cluster beyond the pools', so that Ray's own tasks never wait for a pool to end."""
 
@@ -73,11 +77,12 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
         os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"num_cpus": num_cpus, "include_dashboard": with_dashboard or whole.with_dashboard}
     try:
+        _wait_until_open(address)
         _init(options, num_attempts=_START_ATTEMPTS if address == "local" else 1)
     except ConnectionError as error:
         raise ConfigError(
-            f"ray.address = {config.address}: no Ray cluster answers there ({error}); start one, give its address, "
-            "or set ray.address=local"
+            f"ray.address = {address}: no Ray cluster answers there ({error}); start one, give its address (here or in "
+            "RAY_ADDRESS), or set ray.address=local"
         ) from error
     _tame_logs()
     whole.is_started, whole.is_local = True, address == "local"
@@ -91,6 +96,20 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
 def address_of(config: RayConfig) -> str:
     """Where a session connects to; "local": it starts a cluster of its own."""
     return (os.environ.get("RAY_ADDRESS") or "local") if config.address == "auto" else config.address
+
+
+def _wait_until_open(address: str) -> None:
+    """Raise ConnectionError where nobody listens at a host and port; Ray itself would try for many minutes."""
+    place = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d{1,5})", address)
+    deadline = time.monotonic() + _OPEN_LIMIT_S
+    while place:
+        try:
+            socket.create_connection((place[1], int(place[2])), timeout=_OPEN_LIMIT_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
+        time.sleep(0.5)
 
 
 def _init(options: dict, *, num_attempts: int) -> None:
@@ -115,7 +134,8 @@ def _init(options: dict, *, num_attempts: int) -> None:
                     "(RAY_AUTH_MODE, RAY_AUTH_TOKEN), or set ray.address=local"
                 ) from error
             if "timed out during startup" not in str(error) or attempt == num_attempts:
-                raise StageError(f"Ray did not start ({error}); free this machine's CPUs and run it again") from error
+                said = " ".join(str(error).split())[:300]
+                raise StageError(f"Ray did not start ({said}); free this machine's CPUs and run it again") from error
             ray.shutdown()
 
 

@@ -1,10 +1,13 @@
 """One Ray for all stages of a run: started by the first that needs it, large enough for all, stopped at the end."""
 
 import os
+import socket
+import time
 
 import pytest
 
 from moaa_ray.errors import ConfigError
+from moaa_ray.generation import session as sessions
 from moaa_ray.generation.session import one_session, session
 from moaa_ray.recipe import RayConfig
 
@@ -47,7 +50,29 @@ def test_a_whole_in_which_nothing_needs_ray_starts_none():
     assert not ray.is_initialized()
 
 
-def test_another_version_of_ray_on_the_cluster_is_told_with_the_way_out(monkeypatch):
+@pytest.fixture
+def port():
+    """One at which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "no-such-host.invalid:6379"])
+def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch, address):
+    monkeypatch.setattr(sessions, "_OPEN_LIMIT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    address = address.replace("{port}", str(free))
+    began = time.monotonic()
+    with (
+        pytest.raises(ConfigError, match=rf"ray\.address = {address}: no Ray cluster answers there .*; start one"),
+        session(RayConfig(address=address), cpu_slots=1),
+    ):
+        pass
+    assert time.monotonic() - began < 30
+
+
+def test_another_version_of_ray_on_the_cluster_is_told_with_the_way_out(monkeypatch, port):
     """Ray's own words, when the driver is another version than the cluster."""
     import ray
 
@@ -59,14 +84,14 @@ def test_another_version_of_ray_on_the_cluster_is_told_with_the_way_out(monkeypa
     monkeypatch.setattr(ray, "init", init)
     with (
         pytest.raises(
-            ConfigError, match=r"ray\.address = 10\.0\.0\.1:6379: Version mismatch: .*; install the same Ray"
+            ConfigError, match=rf"ray\.address = 127\.0\.0\.1:{port}: Version mismatch: .*; install the same Ray"
         ),
-        session(RayConfig(address="10.0.0.1:6379"), cpu_slots=1),
+        session(RayConfig(address=f"127.0.0.1:{port}"), cpu_slots=1),
     ):
         pass
 
 
-def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch):
+def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch, port):
     import ray
 
     def init(**_):
@@ -74,7 +99,7 @@ def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     with (
-        pytest.raises(ConfigError, match=r"10\.0\.0\.1:6379: .*InvalidAuthToken.*; see to address and token"),
-        session(RayConfig(address="10.0.0.1:6379"), cpu_slots=1),
+        pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: .*InvalidAuthToken.*; see to address and token"),
+        session(RayConfig(address=f"127.0.0.1:{port}"), cpu_slots=1),
     ):
         pass
