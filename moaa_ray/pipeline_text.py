@@ -31,12 +31,15 @@ def render_run(done: Sequence[Done], run_dir: str) -> str:
     return "\n\n".join([*parts, render_costs(costs), "\n".join(ends)])
 
 
-def handovers(done: Sequence[Done]) -> list[str]:
-    """What it took from the last work of a stage to the first of the next: engines, processes, models, Ray."""
+def handover_seconds(done: Sequence[Done]) -> dict[str, float]:
+    """By step, the time from the last work of the one before to its own first: engines, processes, models, Ray."""
     worked = [(one.step.title, one.worked) for one in done if one.worked]
-    gaps = {}
-    for (_, (_, before)), (title, (first, _)) in pairwise(worked):
-        gaps[title] = max(0.0, first - before)
+    return {title: max(0.0, first - before) for (_, (_, before)), (title, (first, _)) in pairwise(worked)}
+
+
+def handovers(done: Sequence[Done]) -> list[str]:
+    """The same as a line of text; none where nothing has worked."""
+    gaps = handover_seconds(done)
     if not gaps:
         return []
     told = ", ".join(f"{title} {duration(seconds)}" for title, seconds in gaps.items())
