@@ -16,7 +16,7 @@ class InferenceConfig(Config):
     """The run stops with an error when a larger part of its rows has failed."""
     phases: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Execution] = "auto"
     """Into how many phases the line of pools is cut; auto: as few as fit on the cluster."""
-    shard_rows: int = Field(default=50_000, ge=1)
+    shard_rows: int = Field(default=10_000, ge=1)
     """Rows per published Parquet file."""
     warn_after_s: Annotated[float, Execution] = Field(default=60.0, gt=0)
     """Say which pool waits on what when nothing has moved for this long."""
