@@ -39,6 +39,8 @@ class TrainingSummary:
     """Unix times at which the first step of this session began and its last one ended; None where none was left."""
     cost_usd: float | None = None
     """gpu_s at the recipe's price; None without one."""
+    has_curve: bool = True
+    """Whether metrics/<stage>.png was drawn."""
 
     def text(self) -> str:
         """A few lines for people."""
@@ -55,7 +57,8 @@ class TrainingSummary:
                 f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
             )
             lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
-        lines.append(f"  model: {self.run_dir}/models/{self.stage}   curve: {self.run_dir}/metrics/{self.stage}.png")
+        curve = f"   curve: {self.run_dir}/metrics/{self.stage}.png" if self.has_curve else ""
+        lines.append(f"  model: {self.run_dir}/models/{self.stage}{curve}")
         return "\n".join(lines)
 
 
@@ -68,6 +71,7 @@ def summary_of(
     *,
     since: float,
     gpu_hour_usd: float | None,
+    has_curve: bool,
 ) -> TrainingSummary:
     """What came of the stage, by its lines of metrics; those after `since` (unix time) are of this start."""
     validated = [line for line in lines if "validation_loss" in line]
@@ -95,4 +99,5 @@ def summary_of(
         gpu_s=gpu_s,
         cost_usd=gpu_s / 3600 * gpu_hour_usd if gpu_hour_usd is not None and workers.use_gpu else None,
         worked=(now[0]["time"] - now[0]["seconds"], now[-1]["time"]) if now else None,
+        has_curve=has_curve,
     )
