@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from moaa_ray.settings.models import Config, Execution
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+BestBy = Literal["loss", "accuracy", "margin"]
 
 
 class StudentConfig(Config):
@@ -103,9 +104,10 @@ class TrainingConfig(Config):
     validate_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Steps between validations, beside those at the end of every epoch."""
     checkpoint_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
-    """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch has one too."""
+    """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch and every validation that is
+    the best so far have one too."""
     keep_checkpoints: Annotated[int, Execution] = Field(default=2, ge=1)
-    """Newest checkpoints to keep, beside the best one."""
+    """Newest checkpoints to keep, beside the best one and those at the ends of epochs."""
     export: Annotated[Literal["last", "best"], Execution] = "last"
     """Which state becomes the model: after the last step, or at the best validation."""
     early_stopping: int | None = Field(default=None, ge=1)
@@ -114,6 +116,11 @@ class TrainingConfig(Config):
     """Who is told of every step's metrics, beside metrics/<stage>.jsonl; wandb and mlflow have to be installed."""
     max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
     """How often lost workers or nodes are replaced before the stage fails."""
+
+    @property
+    def judged_by(self) -> BestBy:
+        """The metric of validation by which one step is better than another."""
+        return "loss"
 
     @property
     def cpu_slots(self) -> float:
@@ -170,10 +177,17 @@ class DpoConfig(TrainingConfig):
     """Weight of the chosen completions' loss per token, added to the preference loss."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
+    best_by: BestBy = "loss"
+    """Of validation: what the best step has least of (loss) or most of; early stopping goes by it too."""
     share_prompt: Annotated[bool, Execution] = True
     """A pair's prompt is computed once for both completions, with the same log-probabilities."""
     student: str = ""
     """The model to start from, RUN/... one of this run; empty: RUN/models/sft."""
+
+    @property
+    def judged_by(self) -> BestBy:
+        """See TrainingConfig."""
+        return self.best_by
 
     @model_validator(mode="after")
     def _weights_are_of_sums(self) -> Self:

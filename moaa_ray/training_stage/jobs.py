@@ -99,6 +99,7 @@ def make_job(
             keep_checkpoints=config.keep_checkpoints,
             early_stopping=config.early_stopping,
             export=config.export,
+            best_by=config.judged_by,
         ),
         preference=_preference(config) if isinstance(config, DpoConfig) else None,
         fingerprint=fingerprint,

@@ -71,8 +71,9 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
         commit.check_owner(store, epoch)
         has_curve = put_curve(store, stage, lines, progress.note)
         summary = summary_of(
-            store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price, has_curve=has_curve
-        )
+            store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price, has_curve=has_curve,
+            best_by=config.judged_by,
+        )  # fmt: skip
         _write(store, loaded, stage, summary, fingerprint)
         set_stage(store, stage, status="done", epoch=epoch.number, steps=summary.num_steps)
         return summary

@@ -72,10 +72,13 @@ def summary_of(
     since: float,
     gpu_hour_usd: float | None,
     has_curve: bool,
+    best_by: str,
 ) -> TrainingSummary:
     """What came of the stage, by its lines of metrics; those after `since` (unix time) are of this start."""
+    from moaa_ray.training.metrics import validation_score
+
     validated = [line for line in lines if "validation_loss" in line]
-    best = min(validated, key=lambda line: line["validation_loss"], default={})
+    best = max(validated, key=lambda line: validation_score(line, best_by), default={})
     dropped: Counter[str] = Counter()
     for part in prepared:
         dropped.update(part.dropped)
