@@ -173,6 +173,8 @@ class DpoConfig(TrainingConfig):
     """robust: assumed part of the pairs whose verdict is wrong."""
     gamma: float = Field(default=0.5, ge=0)
     """simpo: target margin of beta x the mean log-probability."""
+    length_normalized: bool = False
+    """sigmoid, hinge, robust: log-ratios per token; beta is then larger by about a completion's length, e.g. 5."""
     sft_weight: float = Field(default=0.0, ge=0)
     """Weight of the chosen completions' loss per token, added to the preference loss."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
@@ -195,5 +197,15 @@ class DpoConfig(TrainingConfig):
             raise ValueError(
                 f"ld_alpha = {self.ld_alpha} with loss = {self.loss}: it weighs sums, and this loss compares means "
                 "per token; leave ld_alpha out, or choose sigmoid"
+            )
+        if self.length_normalized and self.loss not in ("sigmoid", "hinge", "robust"):
+            raise ValueError(
+                f"length_normalized = true with loss = {self.loss}: it is of sigmoid, hinge and robust; ipo, simpo and "
+                "orpo are per token as they are, kto is of sums; leave it out"
+            )
+        if self.length_normalized and self.ld_alpha is not None:
+            raise ValueError(
+                f"length_normalized = true with ld_alpha = {self.ld_alpha}: one goes by means, the other weighs sums; "
+                "leave one of them out"
             )
         return self

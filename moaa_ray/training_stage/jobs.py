@@ -108,7 +108,12 @@ def make_job(
 
 
 def _preference(config: DpoConfig) -> PreferenceSettings:
-    loss = LossSettings(beta=config.beta, label_smoothing=config.label_smoothing, gamma=config.gamma)
+    loss = LossSettings(
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        gamma=config.gamma,
+        length_normalized=config.length_normalized,
+    )
     return PreferenceSettings(
         kind=config.loss,
         loss=loss,

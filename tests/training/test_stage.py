@@ -268,6 +268,11 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
     )
+    for dpo, said in (
+        ("dpo.loss=ipo", "length_normalized = true with loss = ipo: it is of sigmoid, hinge and robust"),
+        ("dpo.ld_alpha=0.5", "length_normalized = true with ld_alpha = 0.5: one goes by means"),
+    ):
+        assert said in refused(write_recipe(folder, "one"), "dpo.length_normalized=true", dpo, stage="dpo")
     assert "sft.betas.1 = 1.0: must be below 1.0; lower it" in refused(
         write_recipe(folder, "one"), "sft.betas=[0.9, 1.0]"
     )
