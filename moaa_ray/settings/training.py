@@ -67,8 +67,6 @@ class TrainingConfig(Config):
     over_long: Literal["drop", "truncate"] = "drop"
     """Documents above max_tokens, or above the student's own window, are dropped, or lose the end of their completion,
     without an end-of-turn token."""
-    all_tokens: bool = False
-    """Train on prompts too, instead of completions and their end-of-turn tokens only."""
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Part of the prompts that is kept for validation, by the hash of their ids: the same in SFT and DPO."""
 
@@ -161,6 +159,8 @@ class SftConfig(TrainingConfig):
     epochs: int = Field(default=6, ge=1)
     packing: bool = True
     """Lay whole documents together into packs of max_tokens; none sees another."""
+    all_tokens: bool = False
+    """Train on prompts too, instead of completions and their end-of-turn tokens only."""
 
 
 class DpoConfig(TrainingConfig):

@@ -87,7 +87,7 @@ def find_datasets(
         over_long=config.over_long,
         validation_fraction=config.validation_fraction,
         packing=isinstance(config, SftConfig) and config.packing,
-        all_tokens=config.all_tokens,
+        all_tokens=isinstance(config, SftConfig) and config.all_tokens,
     )
     published, maker = PUBLISHED[stage][0], {"sft": "generate", "dpo": "judge"}[stage]
     if not config.data and not store.list(published):

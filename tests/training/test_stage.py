@@ -273,6 +273,7 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("dpo.ld_alpha=0.5", "length_normalized = true with ld_alpha = 0.5: one goes by means"),
     ):
         assert said in refused(write_recipe(folder, "one"), "dpo.length_normalized=true", dpo, stage="dpo")
+    assert "dpo.all_tokens" in refused(write_recipe(folder, "one"), "dpo.all_tokens=true", stage="dpo")
     assert "sft.betas.1 = 1.0: must be below 1.0; lower it" in refused(
         write_recipe(folder, "one"), "sft.betas=[0.9, 1.0]"
     )
