@@ -33,7 +33,9 @@ class TrainingData(Config):
     path: str
     """Folder, file, pattern or URI of Parquet, JSON Lines or Arrow with the columns of RUN/sft or RUN/pairs.
 
-    RUN/... is a folder of this run, as in RUN/baselines/random-5."""
+    RUN/... is a folder of this run, as in RUN/baselines/random-5. A finish_reason of length, in a column of this name
+    (of pairs chosen_finish_reason, rejected_finish_reason) or beside a message's content, says that a completion was
+    cut: its end is then not taught."""
     rows: int | None = Field(default=None, ge=1)
     """Train on so many of its rows, drawn by the seed; unset: all."""
     weight: float = Field(default=1.0, gt=0, le=100)

@@ -21,7 +21,7 @@ from moaa_ray.data.units import UnitSettings
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import RUN
 from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
-from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
+from moaa_ray.training.preparing import NEEDED, ChunkResult, ChunkTask
 
 CHUNK_ROWS = 4096
 """Rows that are tokenised and packed together: enough for whole documents to fill packs to a percent or so."""
@@ -100,8 +100,7 @@ def find_datasets(
     for i, part in enumerate(config.data or [own]):
         place = f"{store.uri}/{part.path.removeprefix(RUN)}" if part.path.startswith(RUN) else part.path
         files = find_files(place, field=f"{stage}.data.{i}.path", base_dir=str(base_dir))
-        needed = [column for column in COLUMNS[stage] if column not in ("id", "flags")]
-        check_columns(files, needed, schema=PUBLISHED[stage][1])
+        check_columns(files, NEEDED[stage], schema=PUBLISHED[stage][1])
         chunks = find_chunks(files, chunk_rows=CHUNK_ROWS)
         num_rows = sum(chunk.stop - chunk.start for chunk in chunks)
         taken = None if part.rows is None else drawn_rows(num_rows, part.rows, seed=seed, name=part.path)
