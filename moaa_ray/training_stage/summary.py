@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moaa_ray.data.store import Store
 from moaa_ray.training_stage.datasets import Prepared, Stage
+from moaa_ray.training_stage.falling import falling_note
 
 if TYPE_CHECKING:
     from moaa_ray.training.trainer import Workers
@@ -41,6 +42,8 @@ class TrainingSummary:
     """gpu_s at the recipe's price; None without one."""
     has_curve: bool = True
     """Whether metrics/<stage>.png was drawn."""
+    notes: tuple[str, ...] = ()
+    """What people should look at, by the metrics at the end."""
 
     def text(self) -> str:
         """A few lines for people."""
@@ -57,6 +60,7 @@ class TrainingSummary:
                 f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
             )
             lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
+        lines += [f"  {note}" for note in self.notes]
         curve = f"   curve: {self.run_dir}/metrics/{self.stage}.png" if self.has_curve else ""
         lines.append(f"  model: {self.run_dir}/models/{self.stage}{curve}")
         return "\n".join(lines)
@@ -103,4 +107,5 @@ def summary_of(
         cost_usd=gpu_s / 3600 * gpu_hour_usd if gpu_hour_usd is not None and workers.use_gpu else None,
         worked=(now[0]["time"] - now[0]["seconds"], now[-1]["time"]) if now else None,
         has_curve=has_curve,
+        notes=tuple(filter(None, [falling_note(stage, lines)])),
     )
