@@ -103,7 +103,7 @@ def make_job(
         ),
         preference=_preference(config) if isinstance(config, DpoConfig) else None,
         fingerprint=fingerprint,
-        card=model_card(loaded, stage, {}, {}),
+        card=model_card(loaded, stage, student, datasets, fingerprint),
     )
 
 
