@@ -89,10 +89,12 @@ class DocumentTokenizer:
     ) -> Document:
         """The conversation up to its last assistant turn; every assistant turn counts, or every token but the first.
 
+        Assistant turns that the conversation begins with do not: nothing asks for them.
         cut_turns numbers assistant turns, from 0, whose completion stopped at a length: the token that ends such a
         turn does not count, and when it is the last turn the document ends with the completion. Raises DocumentError:
-        no_assistant, empty_completion (a blank one), template (refused), not_incremental (the template writes
-        something else before a completion than it writes when it asks for one).
+        no_assistant, no_user_turn (it only begins with them), empty_prompt (all user turns are blank), empty_completion
+        (a blank one), template (refused), not_incremental (the template writes something else before a completion than
+        it writes when it asks for one).
         """
         return self._document(messages, num_given=0, all_tokens=all_tokens, cut_turns=cut_turns)
 
@@ -111,12 +113,19 @@ class DocumentTokenizer:
         self, messages: Sequence[Message], *, num_given: int, all_tokens: bool, cut_turns: Collection[int]
     ) -> Document:
         """num_given assistant turns at the start do not count."""
+        roles = [message["role"] for message in messages]
+        if roles.count("assistant") <= num_given:
+            raise DocumentError("no_assistant", f"the roles are {roles}")
+        messages = messages[: len(roles) - roles[::-1].index("assistant")]
+        asked = [message["content"] for message in messages if message["role"] == "user"]
+        if asked and not "".join(asked).strip():
+            raise DocumentError("empty_prompt", "no user turn holds any text")
         if not self._chat.has_system_role:
             messages = fold_system(messages)
         places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if len(places) <= num_given:
-            raise DocumentError("no_assistant", f"the roles are {[message['role'] for message in messages]}")
-        messages = messages[: places[-1] + 1]
+        num_given = max(num_given, sum(place == i for i, place in enumerate(places)))
+        if len(places) == num_given:
+            raise DocumentError("no_user_turn", f"the roles are {roles}: nothing asks for what the assistant says")
         try:
             encoded = self._chat.trace(messages, is_prompt=False)
             turns = {i: self._turn(messages, places[i], encoded.text) for i in range(num_given, len(places))}

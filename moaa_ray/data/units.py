@@ -1,12 +1,12 @@
 """Rows -> units, what a training step counts in: a pack of documents for SFT, a pair of two for DPO.
 
 Every row ends in exactly one place: its id in a unit, or a refusal with a rule. Rows are checked here once
-more, because a dataset of any origin may be trained on. Left out: reading rows, storing units.
+more, because a dataset of any origin may be trained on. Left out: what a row says (row_messages.py), reading rows,
+storing units.
 """
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,10 @@ import numpy as np
 from moaa_ray.core.packing import pack
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data.documents import Document, DocumentError, DocumentTokenizer
+from moaa_ray.data.row_messages import conversation, cut_turns, id_of
 from moaa_ray.types import Message
 
 OverLong = Literal["drop", "truncate"]
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-"""Fields beside a message's content, in which datasets of models that think keep their thoughts."""
-_HALF = re.compile("[\ud800-\udfff]")
-_CUT_FLAG = re.compile(r"truncated:(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +95,18 @@ def fit(document: Document, settings: UnitSettings) -> Document:
 
 
 def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, settings: UnitSettings) -> UnitSets:
-    """Rows with messages (and id, flags) as packs of whole documents, packed apart for training and validation.
+    """Rows with messages (and id, flags, finish_reason) as packs of whole documents, training and validation apart.
 
-    flags: "truncated" says that the last completion was cut at a length, "truncated:<turn>" that the answer to this
-    user turn, from 0, was. Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, reasoning.
+    Which completions were cut at a length: see row_messages.cut_turns. Refused by rule: those of DocumentTokenizer and
+    `fit`, wrong_type, tool_calls, reasoning.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
-        messages = _messages(row, "messages")
-        cut_turns = _cut_turns(messages, _flags(row))
-        document = tokenizer.conversation(messages, all_tokens=settings.all_tokens, cut_turns=cut_turns)
-        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        return messages[:last], (fit(document, settings),)
+        said = conversation(row, "messages")
+        cut = cut_turns(row, said)
+        document = tokenizer.conversation(said.messages, all_tokens=settings.all_tokens, cut_turns=cut)
+        last = max(i for i, role in enumerate(said.roles) if role == "assistant")
+        return said.messages[:last], (fit(document, settings),)
 
     train, validation, dropped, refusals = _in_two(rows, documents_of, settings)
     if settings.packing:
@@ -118,33 +115,44 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
 
 
 def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, settings: UnitSettings) -> UnitSets:
-    """Rows with prompt, chosen, rejected (and id, flags), each a list of messages or one text, as pairs.
+    """Rows with prompt, chosen, rejected, each a list of messages or one text (and id, flags, ...), as pairs.
 
-    chosen and rejected may begin with the prompt's own messages. flags: "chosen_truncated" and "rejected_truncated"
-    say that the last completion there was cut at a length. Both documents are fitted, each alone.
-    Refused by rule: those of DocumentTokenizer and `fit`, wrong_type, tool_calls, reasoning, other_prompt, and
-    same_completions.
+    chosen and rejected may begin with the prompt's own messages. Which completions were cut at a length: see
+    row_messages.cut_turns. Both documents are fitted, each alone. Refused by rule: those of DocumentTokenizer and
+    `fit`, wrong_type, tool_calls, reasoning, other_prompt, repeated_prompt, and same_completions.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
-        prompt, flags = _messages(row, "prompt", text_of="user"), _flags(row)
+        _check_texts(row)
+        prompt = conversation(row, "prompt", text_of="user").messages
         documents = []
         for column in ("chosen", "rejected"):
-            completion = _messages(row, column, text_of="assistant")
-            if completion[: len(prompt)] == prompt:
-                completion = completion[len(prompt) :]
-            if completion and completion[0]["role"] != "assistant":
-                said = f"column {column!r} begins with a {completion[0]['role']} message, which is not the prompt's"
-                raise DocumentError("other_prompt", said)
-            num_turns = sum(message["role"] == "assistant" for message in completion)
-            cut_turns = {num_turns - 1} if f"{column}_truncated" in flags else set()
-            document = tokenizer.completion(prompt, completion, cut_turns=cut_turns)
-            documents.append(fit(document, settings))
+            said = conversation(row, column, text_of="assistant")
+            if said.messages[: len(prompt)] == prompt:
+                said = said.after(len(prompt))
+            if said.messages and said.roles[0] != "assistant":
+                why = f"column {column!r} begins with a {said.roles[0]} message, which is not the prompt's"
+                raise DocumentError("other_prompt", why)
+            cut = cut_turns(row, said, of=f"{column}_")
+            documents.append(fit(tokenizer.completion(prompt, said.messages, cut_turns=cut), settings))
         if np.array_equal(documents[0].tokens, documents[1].tokens):
             raise DocumentError("same_completions", "chosen and rejected are the same tokens")
         return prompt, tuple(documents)
 
     return _in_two(rows, documents_of, settings)
+
+
+def _check_texts(row: Mapping[str, Any]) -> None:
+    """Refuse a pair of texts that both repeat the prompt's: it would stand in the document twice.
+
+    It is not taken away, as it is from messages: answers to a short prompt may well begin with its words.
+    """
+    prompt, *texts = (row.get(column) for column in ("prompt", "chosen", "rejected"))
+    if not (isinstance(prompt, str) and prompt.strip()):
+        return
+    if all(isinstance(text, str) and text.startswith(prompt) for text in texts):
+        said = "chosen and rejected both begin with the text of the prompt; take it away there, or write messages"
+        raise DocumentError("repeated_prompt", said)
 
 
 def prompt_id(prompt: Sequence[Message]) -> str:
@@ -171,7 +179,7 @@ def _in_two(
     for number, row in enumerate(rows):
         row_id = ""
         try:
-            row_id = _id(row)
+            row_id = id_of(row)
             prompt, documents = documents_of(row)
         except DocumentError as error:
             sets.dropped[error.rule] += 1
@@ -192,58 +200,3 @@ def _packed(units: list[Unit], max_tokens: int) -> list[Unit]:
         )
         for numbers in pack([unit.num_tokens for unit in units], max_tokens)
     ]
-
-
-def _id(row: Mapping[str, Any]) -> str:
-    value = row.get("id")
-    if value is not None and not isinstance(value, str | int):
-        raise DocumentError("wrong_type", f"column 'id' holds a {type(value).__name__} instead of text")
-    if isinstance(value, str) and _HALF.search(value):
-        raise DocumentError("wrong_type", "column 'id' holds half a character (a surrogate)")
-    return "" if value is None else str(value)
-
-
-def _messages(row: Mapping[str, Any], column: str, *, text_of: str = "") -> tuple[Message, ...]:
-    """The column's messages; a text is one message of the role text_of, where that is given."""
-    value = row.get(column)
-    if text_of and isinstance(value, str):
-        value = [{"role": text_of, "content": value}]
-    if not isinstance(value, list | tuple):
-        raise DocumentError("wrong_type", f"column {column!r} holds a {type(value).__name__} instead of messages")
-    messages = []
-    for i, one in enumerate(value, 1):
-        role, content = (one.get("role"), one.get("content")) if isinstance(one, Mapping) else (None, None)
-        if not (isinstance(role, str) and isinstance(content, str)):
-            raise DocumentError("wrong_type", f"column {column!r}: message {i} lacks a role or content that is text")
-        if _HALF.search(role + content):
-            raise DocumentError("wrong_type", f"column {column!r}: message {i} holds half a character (a surrogate)")
-        if one.get("tool_calls") or one.get("function_call"):
-            said = f"column {column!r}: message {i} calls tools, beside its text; write the calls into its content"
-            raise DocumentError("tool_calls", said)
-        if thought := next((name for name in _THOUGHTS if one.get(name)), ""):
-            said = f"column {column!r}: message {i} has a {thought}, which no document would hold; write it into its "
-            raise DocumentError("reasoning", said + "content, as the chat template would, or take the field away")
-        messages.append(Message(role=role, content=content))
-    return tuple(messages)
-
-
-def _flags(row: Mapping[str, Any]) -> tuple[str, ...]:
-    value = row.get("flags")
-    if value is None:
-        return ()
-    if not (isinstance(value, list | tuple) and all(isinstance(flag, str) for flag in value)):
-        raise DocumentError("wrong_type", f"column 'flags' holds {value!r:.60} instead of a list of text")
-    return tuple(value)
-
-
-def _cut_turns(messages: Sequence[Message], flags: Sequence[str]) -> set[int]:
-    """The assistant turns, numbered from 0, whose completions were cut at a length."""
-    roles = [message["role"] for message in messages]
-    cut = {roles.count("assistant") - 1} if "truncated" in flags else set()
-    users = [i for i, role in enumerate(roles) if role == "user"]
-    for named in filter(None, map(_CUT_FLAG.fullmatch, flags)):
-        turn = int(named[1])
-        if turn >= len(users) or roles[users[turn] + 1 : users[turn] + 2] != ["assistant"]:
-            raise DocumentError("wrong_type", f"column 'flags': {named[0]!r} names no user turn that has an answer")
-        cut.add(roles[: users[turn]].count("assistant"))
-    return cut

@@ -79,7 +79,8 @@ def _read_prompts(loaded: LoadedRecipe, store: Store, epoch: commit.Epoch, work:
     read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir))
     files = commit.committed(store, STAGE, epoch)
     batches = todo.unchanged(read.batches(), store, files, read.turn_modes)
-    publish.publish(store, epoch, "prompts", batches, schemas.PROMPTS, loaded.recipe.generate.shard_rows, facts={})
+    facts = {"made_with": digest_of_run(store)}
+    publish.publish(store, epoch, "prompts", batches, schemas.PROMPTS, loaded.recipe.generate.shard_rows, facts)
     known = commit.read_statuses(store, files)
     published = publish.read_batches(store, "prompts", batch_rows=todo.SEED_ROWS)
     prompts = todo.seed_rows(store, epoch, work, todo.first_rows(published, read.turn_modes), known=known)

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from moaa_ray.settings.models import Config, Execution
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+BestBy = Literal["loss", "accuracy", "margin"]
 
 
 class StudentConfig(Config):
@@ -32,7 +33,9 @@ class TrainingData(Config):
     path: str
     """Folder, file, pattern or URI of Parquet, JSON Lines or Arrow with the columns of RUN/sft or RUN/pairs.
 
-    RUN/... is a folder of this run, as in RUN/baselines/random-5."""
+    RUN/... is a folder of this run, as in RUN/baselines/random-5. A finish_reason of length, in a column of this name
+    (of pairs chosen_finish_reason, rejected_finish_reason) or beside a message's content, says that a completion was
+    cut: its end is then not taught."""
     rows: int | None = Field(default=None, ge=1)
     """Train on so many of its rows, drawn by the seed; unset: all."""
     weight: float = Field(default=1.0, gt=0, le=100)
@@ -66,8 +69,6 @@ class TrainingConfig(Config):
     over_long: Literal["drop", "truncate"] = "drop"
     """Documents above max_tokens, or above the student's own window, are dropped, or lose the end of their completion,
     without an end-of-turn token."""
-    all_tokens: bool = False
-    """Train on prompts too, instead of completions and their end-of-turn tokens only."""
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Part of the prompts that is kept for validation, by the hash of their ids: the same in SFT and DPO."""
 
@@ -103,9 +104,10 @@ class TrainingConfig(Config):
     validate_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Steps between validations, beside those at the end of every epoch."""
     checkpoint_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
-    """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch has one too."""
+    """Steps between checkpoints; unset: a twentieth of the run. The end of every epoch and every validation that is
+    the best so far have one too."""
     keep_checkpoints: Annotated[int, Execution] = Field(default=2, ge=1)
-    """Newest checkpoints to keep, beside the best one."""
+    """Newest checkpoints to keep, beside the best one and those at the ends of epochs."""
     export: Annotated[Literal["last", "best"], Execution] = "last"
     """Which state becomes the model: after the last step, or at the best validation."""
     early_stopping: int | None = Field(default=None, ge=1)
@@ -114,6 +116,11 @@ class TrainingConfig(Config):
     """Who is told of every step's metrics, beside metrics/<stage>.jsonl; wandb and mlflow have to be installed."""
     max_restarts: Annotated[int, Execution] = Field(default=3, ge=0)
     """How often lost workers or nodes are replaced before the stage fails."""
+
+    @property
+    def judged_by(self) -> BestBy:
+        """The metric of validation by which one step is better than another."""
+        return "loss"
 
     @property
     def cpu_slots(self) -> float:
@@ -154,6 +161,8 @@ class SftConfig(TrainingConfig):
     epochs: int = Field(default=6, ge=1)
     packing: bool = True
     """Lay whole documents together into packs of max_tokens; none sees another."""
+    all_tokens: bool = False
+    """Train on prompts too, instead of completions and their end-of-turn tokens only."""
 
 
 class DpoConfig(TrainingConfig):
@@ -166,14 +175,23 @@ class DpoConfig(TrainingConfig):
     """robust: assumed part of the pairs whose verdict is wrong."""
     gamma: float = Field(default=0.5, ge=0)
     """simpo: target margin of beta x the mean log-probability."""
+    length_normalized: bool = False
+    """sigmoid, hinge, robust: log-ratios per token; beta is then larger by about a completion's length, e.g. 5."""
     sft_weight: float = Field(default=0.0, ge=0)
     """Weight of the chosen completions' loss per token, added to the preference loss."""
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
     """Weight of the tokens beyond the length of the pair's shorter completion (LD-DPO); unset: 1."""
+    best_by: BestBy = "loss"
+    """Of validation: what the best step has least of (loss) or most of; early stopping goes by it too."""
     share_prompt: Annotated[bool, Execution] = True
     """A pair's prompt is computed once for both completions, with the same log-probabilities."""
     student: str = ""
     """The model to start from, RUN/... one of this run; empty: RUN/models/sft."""
+
+    @property
+    def judged_by(self) -> BestBy:
+        """See TrainingConfig."""
+        return self.best_by
 
     @model_validator(mode="after")
     def _weights_are_of_sums(self) -> Self:
@@ -181,5 +199,15 @@ class DpoConfig(TrainingConfig):
             raise ValueError(
                 f"ld_alpha = {self.ld_alpha} with loss = {self.loss}: it weighs sums, and this loss compares means "
                 "per token; leave ld_alpha out, or choose sigmoid"
+            )
+        if self.length_normalized and self.loss not in ("sigmoid", "hinge", "robust"):
+            raise ValueError(
+                f"length_normalized = true with loss = {self.loss}: it is of sigmoid, hinge and robust; ipo, simpo and "
+                "orpo are per token as they are, kto is of sums; leave it out"
+            )
+        if self.length_normalized and self.ld_alpha is not None:
+            raise ValueError(
+                f"length_normalized = true with ld_alpha = {self.ld_alpha}: one goes by means, the other weighs sums; "
+                "leave one of them out"
             )
         return self

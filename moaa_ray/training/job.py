@@ -31,6 +31,8 @@ class Cadence:
     early_stopping: int | None = None
     """Validations without a better one after which training stops."""
     export: Literal["last", "best"] = "last"
+    best_by: Literal["loss", "accuracy", "margin"] = "loss"
+    """Of validation: what export and early stopping go by."""
 
 
 @dataclass(frozen=True, kw_only=True)

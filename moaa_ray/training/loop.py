@@ -26,7 +26,7 @@ from moaa_ray.training.job import Job
 from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
 from moaa_ray.training.meter import Meter
-from moaa_ray.training.metrics import MetricsLog
+from moaa_ray.training.metrics import MetricsLog, validation_score
 from moaa_ray.training.preparing import student_tokenizer
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
@@ -136,7 +136,7 @@ def _run_steps(parts: _Parts, state: State) -> State:
         state = after_step(state, step, data, result, num_steps=plan.num_steps)
         if parts.held_out is not None and is_validation_due(job, step):
             line |= _validate(parts, state)
-            state = judged(state, line["validation_loss"], job.cadence.early_stopping)
+            state = judged(state, validation_score(line, job.cadence.best_by), job.cadence.early_stopping)
         if log is not None:
             log.add(line | {"save_s": save_s})
         save_s = 0.0

@@ -20,6 +20,7 @@ class LossSettings:
     beta: float = 0.01
     label_smoothing: float = 0.0  # robust: the assumed share of flipped pairs; below 0.5
     gamma: float = 0.5  # simpo: target margin of beta x mean log-probability
+    length_normalized: bool = False  # sigmoid, hinge, robust: log-ratios per token, as ipo has them in any case
     kl_estimate: tuple[float, float] = (0.0, 0.0)
     """kto: mean log-ratio of chosen and of rejected over the optimizer step before, at least 0."""
 
@@ -45,31 +46,37 @@ class Pairs:
         """log policy / reference of the rejected completions."""
         return self.rejected - self.ref_rejected
 
-    @property
-    def margin(self) -> Tensor:
-        """Chosen ratio minus rejected ratio; times beta it is DPO's implicit reward margin."""
-        return self.chosen_ratio - self.rejected_ratio
+    def ratios(self, *, per_token: bool) -> tuple[Tensor, Tensor]:
+        """Both ratios, of the sums or per token; times beta they are DPO's implicit rewards."""
+        if per_token:
+            return self.chosen_ratio / self.chosen_tokens, self.rejected_ratio / self.rejected_tokens
+        return self.chosen_ratio, self.rejected_ratio
+
+    def margin(self, *, per_token: bool) -> Tensor:
+        """Chosen ratio minus rejected ratio."""
+        chosen, rejected = self.ratios(per_token=per_token)
+        return chosen - rejected
 
 
 def sigmoid(pairs: Pairs, settings: LossSettings) -> Tensor:
-    """DPO (arXiv 2305.18290, eq. 7)."""
-    return -logsigmoid(settings.beta * pairs.margin)
+    """DPO (arXiv 2305.18290, eq. 7); length-normalised as in Tulu 3 (arXiv 2411.15124, section 5.1)."""
+    return -logsigmoid(settings.beta * pairs.margin(per_token=settings.length_normalized))
 
 
 def ipo(pairs: Pairs, settings: LossSettings) -> Tensor:
     """IPO (arXiv 2310.12036, eq. 17), on mean log-ratios per token, as its authors run it."""
-    margin = pairs.chosen_ratio / pairs.chosen_tokens - pairs.rejected_ratio / pairs.rejected_tokens
+    margin = pairs.margin(per_token=True)
     return (margin - 1 / (2 * settings.beta)) ** 2
 
 
 def hinge(pairs: Pairs, settings: LossSettings) -> Tensor:
     """SLiC's hinge on DPO's margin (arXiv 2309.06657)."""
-    return torch.relu(1 - settings.beta * pairs.margin)
+    return torch.relu(1 - settings.beta * pairs.margin(per_token=settings.length_normalized))
 
 
 def robust(pairs: Pairs, settings: LossSettings) -> Tensor:
     """DPO without the bias of randomly flipped pairs (arXiv 2403.00409, eq. 12)."""
-    flipped, margin = settings.label_smoothing, settings.beta * pairs.margin
+    flipped, margin = settings.label_smoothing, settings.beta * pairs.margin(per_token=settings.length_normalized)
     return (flipped * logsigmoid(-margin) - (1 - flipped) * logsigmoid(margin)) / (1 - 2 * flipped)
 
 
@@ -125,33 +132,31 @@ def length_desensitised(logprobs: Tensor, document_of: Tensor, counts: Tensor, a
     return torch.where(rank < shared[document_of], logprobs, alpha * logprobs)
 
 
-def margins(pairs: Pairs, kind: str) -> Tensor:
-    """What a loss of this kind makes large [B]: the difference of log-ratios, per token where it compares means."""
-    if kind in COMPARES_MEANS:
-        return pairs.chosen_ratio / pairs.chosen_tokens - pairs.rejected_ratio / pairs.rejected_tokens
-    return pairs.margin
-
-
 def pair_metrics(pairs: Pairs, kind: str, settings: LossSettings) -> dict[str, Tensor]:
     """Sums over the batch of what is watched; divided by the global number of pairs they are means.
 
-    Keys: margin and both rewards (times beta), accuracy (ties count half), longer_wins, the KL estimate
-    per token of both completions, the chosen log-probability's change, and both lengths in tokens.
+    Keys: margin and both rewards (times beta; per token where the loss compares means), accuracy (ties count half),
+    longer_wins, and both lengths in tokens; of losses with a reference also the KL estimate per token of both
+    completions, and the change of either's log-probability.
     """
-    margin = margins(pairs, kind)
+    chosen, rejected = pairs.ratios(per_token=kind in COMPARES_MEANS or settings.length_normalized)
+    margin = chosen - rejected
     wins = (margin > 0).double() + 0.5 * (margin == 0)
     longer = (pairs.chosen_tokens > pairs.rejected_tokens).double()
     longer = longer + 0.5 * (pairs.chosen_tokens == pairs.rejected_tokens)
     tokens = pairs.chosen_tokens + pairs.rejected_tokens
-    return {
-        "margin": (settings.beta * margin).sum(),
-        "reward_chosen": (settings.beta * pairs.chosen_ratio).sum(),
-        "reward_rejected": (settings.beta * pairs.rejected_ratio).sum(),
-        "accuracy": wins.sum(),
-        "longer_wins": longer.sum(),
+    against_ref = {
         "log_ratio_per_token": ((pairs.chosen_ratio + pairs.rejected_ratio) / tokens).sum(),
         "chosen_ratio": pairs.chosen_ratio.sum(),
         "rejected_ratio": pairs.rejected_ratio.sum(),
+    }
+    return {
+        "margin": (settings.beta * margin).sum(),
+        "reward_chosen": (settings.beta * chosen).sum(),
+        "reward_rejected": (settings.beta * rejected).sum(),
+        "accuracy": wins.sum(),
+        "longer_wins": longer.sum(),
+        **({} if kind in NEEDS_NO_REFERENCE else against_ref),
         "chosen_tokens": pairs.chosen_tokens.sum(),
         "rejected_tokens": pairs.rejected_tokens.sum(),
     }

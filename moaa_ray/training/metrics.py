@@ -17,6 +17,12 @@ def read_metrics(store: Store, path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.read(path).decode().splitlines()]
 
 
+def validation_score(line: Mapping[str, Any], best_by: str) -> float:
+    """What the best step is chosen by, larger is better: a metric of validation, of the loss its negative."""
+    value = line[f"validation_{best_by}"]
+    return -value if best_by == "loss" else value
+
+
 class MetricsLog:
     """The metrics file of a stage, kept by rank 0; replaced whole, so that a reader never sees half a line."""
 

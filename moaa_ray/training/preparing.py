@@ -16,7 +16,13 @@ from moaa_ray.data.unit_store import write_chunk
 from moaa_ray.data.units import UnitSettings, pair_units, sft_units
 from moaa_ray.errors import ConfigError
 
-COLUMNS = {"sft": ("id", "messages", "flags"), "dpo": ("id", "prompt", "chosen", "rejected", "flags")}
+NEEDED = {"sft": ("messages",), "dpo": ("prompt", "chosen", "rejected")}
+"""Columns that every row of a stage's datasets has."""
+OPTIONAL = {
+    "sft": ("id", "flags", "finish_reason"),
+    "dpo": ("id", "flags", "chosen_finish_reason", "rejected_finish_reason"),
+}
+"""Columns that are read where they are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class ChunkResult:
 def prepare_chunk(task: ChunkTask) -> ChunkResult:
     """Tokenise and pack the rows of one chunk and write its units."""
     rows, places, bad = [], [], []
-    for number, record in read_chunk(task.files, task.chunk, COLUMNS[task.stage]):
+    for number, record in read_chunk(task.files, task.chunk, NEEDED[task.stage] + OPTIONAL[task.stage]):
         if task.rows is not None and task.chunk.first + number - task.chunk.start not in task.rows:
             continue
         place = f"{task.files.paths[task.chunk.file]}:{number + 1}"

@@ -109,7 +109,7 @@ def validate(
     """Means over all validation units: of SFT the loss per token; of pairs the preference loss,
     its SFT term included, accuracy, margin, ...
 
-    Keys begin with "validation_"; "validation_loss" is what best and early stopping go by.
+    Keys begin with "validation_".
     """
     numbers = range(len(units))
     if preference is None or ref is None:

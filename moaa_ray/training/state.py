@@ -14,7 +14,8 @@ class State:
     next_step: int = 0
     num_tokens: int = 0
     kl_estimate: tuple[float, float] = (0.0, 0.0)
-    best_loss: float | None = None
+    best_score: float | None = None
+    """Of validations, larger is better (metrics.validation_score)."""
     best_step: int = -1
     num_worse: int = 0
     """Validations since the best one."""
@@ -43,14 +44,14 @@ def is_validation_due(job: Job, step: int) -> bool:
 def is_save_due(job: Job, state: State) -> bool:
     """Whether to save a checkpoint now."""
     step = state.next_step - 1
-    is_best = job.cadence.export == "best" and state.best_step == state.next_step
+    is_best = state.best_step == state.next_step
     return state.is_over or is_best or job.plan.ends_epoch(step) or (step + 1) % job.cadence.checkpoint_every == 0
 
 
-def judged(state: State, loss: float, early_stopping: int | None) -> State:
-    """The state after a validation with this loss."""
-    if state.best_loss is None or loss < state.best_loss:
-        return replace(state, best_loss=loss, best_step=state.next_step, num_worse=0)
+def judged(state: State, score: float, early_stopping: int | None) -> State:
+    """The state after a validation with this score, of which larger is better."""
+    if state.best_score is None or score > state.best_score:
+        return replace(state, best_score=score, best_step=state.next_step, num_worse=0)
     worse = state.num_worse + 1
     return replace(
         state, num_worse=worse, is_over=state.is_over or (early_stopping is not None and worse >= early_stopping)
@@ -58,6 +59,6 @@ def judged(state: State, loss: float, early_stopping: int | None) -> State:
 
 
 def pinned_steps(job: Job, state: State) -> frozenset[int]:
-    """Checkpoints that stay whatever comes: every epoch's end, and the best one where that is exported."""
+    """Checkpoints that stay whatever comes: every epoch's end, and the best one, which may be exported later."""
     ends = {step + 1 for step in range(state.next_step) if job.plan.ends_epoch(step)}
-    return frozenset(ends | ({state.best_step} if job.cadence.export == "best" else set()))
+    return frozenset(ends | {state.best_step})

@@ -1,33 +1,44 @@
-"""README.md of an exported model: what it was made from and how, and the numbers it ended with."""
+"""README.md of an exported model: what it was made from, with the hashes of it, and how; the numbers of its step."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
 
-from moaa_ray.loading import LoadedTraining
-from moaa_ray.training_stage.datasets import PUBLISHED, Stage
+from moaa_ray.loading import RUN, LoadedTraining
+from moaa_ray.training_stage.datasets import Dataset, Stage, StudentFiles
 
 _TITLES = {"sft": "supervised fine-tuning", "dpo": "preference training (DPO)"}
+_NO_METRICS = ("step", "num_steps", "time")
 
 
 def model_card(
-    loaded: LoadedTraining, stage: Stage, last: Mapping[str, float], best_validation: Mapping[str, float]
+    loaded: LoadedTraining,
+    stage: Stage,
+    student: StudentFiles,
+    datasets: Sequence[Dataset],
+    fingerprint: Mapping[str, str],
 ) -> str:
-    """Markdown with the metadata block that model hubs read. Metrics are left out where they are not known yet."""
+    """Markdown with the metadata block that model hubs read; card_numbers go below it, once there are any."""
     recipe = loaded.recipe
     config = recipe.sft if stage == "sft" else recipe.dpo
-    sources = [part.path for part in config.data] or [f"{loaded.run_dir}/{PUBLISHED[stage][0]}"]
+    named = recipe.dpo.student if stage == "dpo" else ""
+    base = named if named and not named.startswith(RUN) else recipe.student.model
+    revision = f" at `{student.revision}`" if student.revision else ""
+    made_with = sha256(json.dumps(dict(fingerprint), sort_keys=True).encode()).hexdigest()[:16]
     lines = [
         "---",
         "library_name: transformers",
-        f"base_model: {json.dumps(recipe.student.model)}",
+        f"base_model: {json.dumps(base)}",
         "tags: [mixture-of-agents-alignment]",
         "---",
         f"# {recipe.name}: {stage}",
         "",
         f"Made by {_TITLES[stage]} with moaa_ray (Mixture of Agents Alignment, arXiv 2505.03059).",
         "",
-        f"* student: `{recipe.student.model}`",
-        *(f"* data: `{source}`" for source in sources),
+        f"* started from: `{student.place}`{revision}, hash of its files `{student.digest}`",
+        *(f"* data: `{dataset.place}`, {dataset.digest}" for dataset in datasets),
+        f"* made with: `{made_with}`, a hash of the settings, the data, the model that it started from, and the seed",
         f"* seed: {recipe.seed}",
         "",
         "## Settings",
@@ -36,8 +47,22 @@ def model_card(
         json.dumps(config.model_dump(mode="json", exclude={"data"}), indent=2),
         "```",
     ]
-    for title, found in (("Last step", last), ("Best validation", best_validation)):
-        if found:
-            lines += ["", f"## {title}", "", "| metric | value |", "|---|---|"]
-            lines += [f"| {name} | {value:.6g} |" for name, value in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def card_numbers(lines: Sequence[Mapping[str, Any]], best: Mapping[str, float], *, export: str, best_by: str) -> str:
+    """The end of a card: which step was exported, and its metrics; best: those of the best validation, {} without.
+
+    lines: the metrics of every step.
+    """
+    is_best = export == "best" and bool(best)
+    exported = next(line for line in lines if line["step"] == best["step"]) if is_best else lines[-1]
+    which = f"the best by validation_{best_by}" if is_best else "the last"
+    parts = [(f"Exported: {which}, step {exported['step'] + 1:,} of {exported['num_steps']:,}", exported)]
+    if best and best["step"] != exported["step"]:
+        parts.append((f"Best validation, by validation_{best_by}: step {best['step'] + 1:,}", best))
+    text = []
+    for title, metrics in parts:
+        text += ["", f"## {title}", "", "| metric | value |", "|---|---|"]
+        text += [f"| {name} | {value:.6g} |" for name, value in metrics.items() if name not in _NO_METRICS]
+    return "\n".join(text) + "\n"

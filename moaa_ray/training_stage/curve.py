@@ -1,8 +1,22 @@
 """A picture of a training stage: loss, validation loss and learning rate over its steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
+
+from moaa_ray.data.store import Store
+
+
+def put_curve(store: Store, stage: str, lines: Sequence[Mapping[str, Any]], note: Callable[[str], None]) -> bool:
+    """Write metrics/<stage>.png; False, and a note, where the library that draws is missing or fails."""
+    try:
+        png = curve_png(lines, title=stage)
+    except Exception as error:  # whatever a drawing library raises, the model that is done is worth more
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        note(f"{stage}: its curve is not drawn ({said}); metrics/{stage}.jsonl has every step")
+        return False
+    store.put(f"metrics/{stage}.png", png)
+    return True
 
 
 def curve_png(lines: Sequence[Mapping[str, Any]], *, title: str) -> bytes:

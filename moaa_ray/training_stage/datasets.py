@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 from moaa_ray.core.batches import Source
 from moaa_ray.data import schemas
 from moaa_ray.data.chunks import check_columns, digest_of_files, drawn_rows, find_chunks
-from moaa_ray.data.locations import find_files
+from moaa_ray.data.locations import SourceFiles, find_files
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UnitStore, finish
 from moaa_ray.data.units import UnitSettings
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import RUN
 from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
-from moaa_ray.training.preparing import COLUMNS, ChunkResult, ChunkTask
+from moaa_ray.training.preparing import NEEDED, ChunkResult, ChunkTask
 
 CHUNK_ROWS = 4096
 """Rows that are tokenised and packed together: enough for whole documents to fill packs to a percent or so."""
@@ -49,6 +50,10 @@ class Dataset:
     """One dataset of a stage, and the folder of the run that its units get."""
 
     config: TrainingData
+    place: str
+    """Where it is: its path, in this run's own folder for RUN/..."""
+    digest: str
+    """For people: a hash of its manifest, where moaa_ray has published it, else of its files."""
     folder: str
     tasks: tuple[ChunkTask, ...]
 
@@ -87,7 +92,7 @@ def find_datasets(
         over_long=config.over_long,
         validation_fraction=config.validation_fraction,
         packing=isinstance(config, SftConfig) and config.packing,
-        all_tokens=config.all_tokens,
+        all_tokens=isinstance(config, SftConfig) and config.all_tokens,
     )
     published, maker = PUBLISHED[stage][0], {"sft": "generate", "dpo": "judge"}[stage]
     if not config.data and not store.list(published):
@@ -100,12 +105,12 @@ def find_datasets(
     for i, part in enumerate(config.data or [own]):
         place = f"{store.uri}/{part.path.removeprefix(RUN)}" if part.path.startswith(RUN) else part.path
         files = find_files(place, field=f"{stage}.data.{i}.path", base_dir=str(base_dir))
-        needed = [column for column in COLUMNS[stage] if column not in ("id", "flags")]
-        check_columns(files, needed, schema=PUBLISHED[stage][1])
+        check_columns(files, NEEDED[stage], schema=PUBLISHED[stage][1])
         chunks = find_chunks(files, chunk_rows=CHUNK_ROWS)
         num_rows = sum(chunk.stop - chunk.start for chunk in chunks)
         taken = None if part.rows is None else drawn_rows(num_rows, part.rows, seed=seed, name=part.path)
-        about = [digest_of_files(files), student.digest, student.chat_template, settings, CHUNK_ROWS]
+        digest = digest_of_files(files)
+        about = [digest, student.digest, student.chat_template, settings, CHUNK_ROWS]
         about += ["all" if taken is None else sorted(taken)]
         key = sha256("\n".join(map(repr, about)).encode()).hexdigest()[:16]
         folder = f"work/{stage}/units/{key}"
@@ -126,8 +131,17 @@ def find_datasets(
             mine = range(chunk.first, chunk.first + chunk.stop - chunk.start)
             rows = None if taken is None else frozenset(number for number in mine if number in taken)
             tasks.append(replace(task, chunk=chunk, rows=rows))
-        datasets.append(Dataset(config=part, folder=folder, tasks=tuple(tasks)))
+        told = _manifest_hash(files) or f"hash of its files `{digest}`"
+        datasets.append(Dataset(config=part, place=place, digest=told, folder=folder, tasks=tuple(tasks)))
     return datasets
+
+
+def _manifest_hash(files: SourceFiles) -> str:
+    """The SHA-256 of the manifest beside a dataset's files, which holds those of all its shards; "" without one."""
+    path = f"{files.paths[0].rsplit('/', 1)[0]}/{MANIFEST}"
+    if not files.fs.exists(path):
+        return ""
+    return f"SHA-256 of its {MANIFEST} `{sha256(cast(bytes, files.fs.cat_file(path))).hexdigest()}`"
 
 
 def close_dataset(store: Store, stage: Stage, dataset: Dataset, results: Sequence[ChunkResult]) -> Prepared:

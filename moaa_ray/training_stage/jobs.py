@@ -99,15 +99,21 @@ def make_job(
             keep_checkpoints=config.keep_checkpoints,
             early_stopping=config.early_stopping,
             export=config.export,
+            best_by=config.judged_by,
         ),
         preference=_preference(config) if isinstance(config, DpoConfig) else None,
         fingerprint=fingerprint,
-        card=model_card(loaded, stage, {}, {}),
+        card=model_card(loaded, stage, student, datasets, fingerprint),
     )
 
 
 def _preference(config: DpoConfig) -> PreferenceSettings:
-    loss = LossSettings(beta=config.beta, label_smoothing=config.label_smoothing, gamma=config.gamma)
+    loss = LossSettings(
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        gamma=config.gamma,
+        length_normalized=config.length_normalized,
+    )
     return PreferenceSettings(
         kind=config.loss,
         loss=loss,

@@ -10,6 +10,7 @@ from moaa_ray import telemetry
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.data.store import Store
 from moaa_ray.telemetry import Telemetry
+from moaa_ray.training_stage.falling import falling_note
 from moaa_ray.training_stage.trackers import Trackers
 
 _LOG_EVERY_S = 15.0
@@ -26,6 +27,7 @@ class TrainingProgress:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._last_log = 0.0
         self._lines: list[dict] = []
+        self._has_warned = False
 
     def __enter__(self) -> "TrainingProgress":
         if self._console.is_terminal:
@@ -63,6 +65,9 @@ class TrainingProgress:
             if lines and (not self._lines or lines[-1]["step"] != self._lines[-1]["step"]):
                 self._draw(lines)
             self._lines = lines
+            if not self._has_warned and (said := falling_note(self._stage, lines)):
+                self._has_warned = True
+                self.note(said)
             trackers.tell(lines)
         tell(told, self._lines)
 

@@ -23,7 +23,8 @@ from moaa_ray.loading import LoadedTraining
 from moaa_ray.run_record import join_run, noting_stop, put_summary, set_stage
 from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.telemetry import Telemetry
-from moaa_ray.training_stage.card import model_card
+from moaa_ray.training_stage.card import card_numbers, model_card
+from moaa_ray.training_stage.curve import put_curve
 from moaa_ray.training_stage.datasets import (
     Dataset,
     Prepared,
@@ -67,8 +68,15 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
             prepared, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
         lines = _lines(store, stage)
         price = loaded.recipe.plan.gpu_hour_usd
-        summary = summary_of(store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price)
         commit.check_owner(store, epoch)
+        has_curve = put_curve(store, stage, lines, progress.note)
+        summary = summary_of(
+            store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price, has_curve=has_curve,
+            best_by=config.judged_by,
+        )  # fmt: skip
+        card = model_card(loaded, stage, student, datasets, fingerprint)
+        card += card_numbers(lines, summary.best_validation, export=config.export, best_by=config.judged_by)
+        store.put(f"models/{stage}/README.md", card.encode())
         _write(store, loaded, stage, summary, fingerprint)
         set_stage(store, stage, status="done", epoch=epoch.number, steps=summary.num_steps)
         return summary
@@ -193,12 +201,7 @@ def _lines(store: Store, stage: Stage) -> list[dict]:
 
 
 def _write(store: Store, loaded: LoadedTraining, stage: Stage, summary: TrainingSummary, fingerprint: dict) -> None:
-    """The curve, the model card with its numbers, and last the summary, which says that the stage is done."""
-    from moaa_ray.training.metrics import read_metrics
-    from moaa_ray.training_stage.curve import curve_png
-
-    store.put(f"metrics/{stage}.png", curve_png(read_metrics(store, f"metrics/{stage}.jsonl"), title=stage))
-    store.put(f"models/{stage}/README.md", model_card(loaded, stage, summary.last, summary.best_validation).encode())
+    """The summary, for the run and last with what says that the stage is done."""
     record = {"summary": asdict(summary), "fingerprint": fingerprint, "export": _section(loaded, stage).export}
     put_summary(store, stage, asdict(summary))
     store.put(f"metrics/{stage}.json", (json.dumps(record, indent=2) + "\n").encode())

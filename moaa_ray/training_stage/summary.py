@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moaa_ray.data.store import Store
 from moaa_ray.training_stage.datasets import Prepared, Stage
+from moaa_ray.training_stage.falling import falling_note
 
 if TYPE_CHECKING:
     from moaa_ray.training.trainer import Workers
@@ -39,6 +40,10 @@ class TrainingSummary:
     """Unix times at which the first step of this session began and its last one ended; None where none was left."""
     cost_usd: float | None = None
     """gpu_s at the recipe's price; None without one."""
+    has_curve: bool = True
+    """Whether metrics/<stage>.png was drawn."""
+    notes: tuple[str, ...] = ()
+    """What people should look at, by the metrics at the end."""
 
     def text(self) -> str:
         """A few lines for people."""
@@ -55,7 +60,9 @@ class TrainingSummary:
                 f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
             )
             lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
-        lines.append(f"  model: {self.run_dir}/models/{self.stage}   curve: {self.run_dir}/metrics/{self.stage}.png")
+        lines += [f"  {note}" for note in self.notes]
+        curve = f"   curve: {self.run_dir}/metrics/{self.stage}.png" if self.has_curve else ""
+        lines.append(f"  model: {self.run_dir}/models/{self.stage}{curve}")
         return "\n".join(lines)
 
 
@@ -68,10 +75,14 @@ def summary_of(
     *,
     since: float,
     gpu_hour_usd: float | None,
+    has_curve: bool,
+    best_by: str,
 ) -> TrainingSummary:
     """What came of the stage, by its lines of metrics; those after `since` (unix time) are of this start."""
+    from moaa_ray.training.metrics import validation_score
+
     validated = [line for line in lines if "validation_loss" in line]
-    best = min(validated, key=lambda line: line["validation_loss"], default={})
+    best = max(validated, key=lambda line: validation_score(line, best_by), default={})
     dropped: Counter[str] = Counter()
     for part in prepared:
         dropped.update(part.dropped)
@@ -95,4 +106,6 @@ def summary_of(
         gpu_s=gpu_s,
         cost_usd=gpu_s / 3600 * gpu_hour_usd if gpu_hour_usd is not None and workers.use_gpu else None,
         worked=(now[0]["time"] - now[0]["seconds"], now[-1]["time"]) if now else None,
+        has_curve=has_curve,
+        notes=tuple(filter(None, [falling_note(stage, lines)])),
     )

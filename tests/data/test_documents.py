@@ -223,12 +223,27 @@ def test_a_tokenizer_that_normalises_gives_whole_completions_too():
         ("no_assistant", []),
         ("empty_completion", talk("Hi", " \n")),
         ("empty_completion", talk("Hi", "", "Go on.", "No.")),
+        ("no_user_turn", talk("x", "Hello.")[1:]),
+        ("no_user_turn", talk("x", "Hello.", "Hi")[1:]),
+        ("empty_prompt", talk(" \n", "Hello.")),
+        ("empty_prompt", talk("", "Hello.", "", "No.", "Hi", system="Be kind.")),
     ],
 )
 def test_a_conversation_without_a_completion_is_refused_by_rule(rule, messages, makers):
     with pytest.raises(DocumentError) as caught:
         makers["qwen3"].conversation(messages)
     assert caught.value.rule == rule
+
+
+def test_turns_that_a_conversation_begins_with_do_not_count_and_the_others_do(makers, tokenizers):
+    greeted = talk("x", "Hello.", "Hi", "Yes?")[1:]
+    document = makers["qwen3"].conversation(greeted, cut_turns={1})
+    assert counted(tokenizers["qwen3"], document) == ["Yes?"]
+    assert tokenizers["qwen3"].decode(document.tokens.tolist()).startswith("<|im_start|>assistant\nHello.<|im_end|>")
+    with pytest.raises(DocumentError, match=r"template: .*roles must alternate"):
+        makers["gemma"].conversation(greeted)
+    blank = makers["qwen3"].conversation(talk("", "Hello.", "Hi", "Yes?"))
+    assert counted(tokenizers["qwen3"], blank) == ["Hello.<|im_end|>", "Yes?<|im_end|>"]
 
 
 def test_a_template_that_refuses_a_conversation_refuses_the_document(makers):
@@ -331,10 +346,10 @@ def test_a_completion_of_which_the_template_leaves_nothing_is_refused():
 
 def test_a_completion_with_nothing_before_it_has_no_token_to_predict():
     """One letter, cut, at the very beginning: a first token is never predicted."""
-    template = "{% for m in messages %}{{ m.content }}{% if m.role != 'user' %}<|im_end|>{% endif %}{% endfor %}"
+    template = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
     maker = DocumentTokenizer(make_tokenizer("qwen3", template=template))
     with pytest.raises(DocumentError) as caught:
-        maker.conversation(talk("", "b"), cut_turns={0})
+        maker.conversation([Message(role="system", content=""), *talk("x", "b")[1:]], cut_turns={0})
     assert caught.value.rule == "empty_completion"
 
 

@@ -140,6 +140,46 @@ def test_a_completion_flagged_as_truncated_is_not_taught_to_end():
     assert texts("a", "b", "c", "d", flags=["truncated:0", "truncated:1"]) == ["b", "d"]
 
 
+def said(*texts, cut=()):
+    """A conversation whose messages of these places say that they stopped at a length."""
+    return [
+        {**message, "finish_reason": "length" if i in cut else "stop"} if i % 2 else message
+        for i, message in enumerate(talk(*texts))
+    ]
+
+
+def test_a_finish_reason_beside_the_messages_or_in_one_says_that_a_completion_was_cut():
+    def texts(messages, **more):
+        unit = sft_units([{"id": "r", "messages": messages, **more}], MAKER, the()).train[0]
+        return counted(TOKENIZER, unit.documents[0])
+
+    whole = talk("a", "b", "c", "d")
+    for reason in ("length", "content_filter"):
+        assert texts(whole, finish_reason=reason) == ["b<|im_end|>", "d"]
+    for reason in ("stop", None, ""):
+        assert texts(whole, finish_reason=reason) == ["b<|im_end|>", "d<|im_end|>"]
+    assert texts(said("a", "b", "c", "d", cut={1})) == ["b", "d<|im_end|>"]
+    assert texts(said("a", "b", "c", "d", cut={3}), flags=["truncated:0"]) == ["b", "d"]
+    assert texts([{**whole[0], "finish_reason": "length"}, *whole[1:]]) == ["b<|im_end|>", "d<|im_end|>"]
+
+
+def test_a_finish_reason_of_either_completion_of_a_pair_is_its_own():
+    def texts(one):
+        return [counted(TOKENIZER, d) for d in pair_units([one], MAKER, the()).train[0].documents]
+
+    cut, whole = (
+        pair("r", "good", "bad", chosen_finish_reason="length"),
+        pair("r", "good", "bad", finish_reason="length"),
+    )
+    assert texts(cut) == [["good"], ["bad<|im_end|>"]]
+    assert texts(pair("r", "good", "bad", rejected_finish_reason="length")) == [["good<|im_end|>"], ["bad"]]
+    assert texts(whole) == [["good<|im_end|>"], ["bad<|im_end|>"]]
+    # The prompt's own turn was cut, which is nothing to the completions; of chosen the last turn was.
+    prompt = said("a", "b", "c", cut={1})
+    chosen, rejected = said("a", "b", "c", "good", cut={1, 3}), said("a", "b", "c", "bad", cut={1})
+    assert texts({"id": "r", "prompt": prompt, "chosen": chosen, "rejected": rejected}) == [["good"], ["bad<|im_end|>"]]
+
+
 def test_a_flag_numbers_user_turns_also_where_not_every_one_has_an_answer():
     messages = [*talk("a"), *talk("a", "b", "c", "d")]
     sets = sft_units([{"id": "r", "messages": messages, "flags": ["truncated:1"]}], MAKER, the())
@@ -229,6 +269,17 @@ def test_texts_are_messages_of_the_user_and_the_assistant_and_a_number_is_an_id(
         assert unit.ids == ("7",)
         for left, right in zip(unit.documents, expected.documents, strict=True):
             assert left.tokens.tolist() == right.tokens.tolist()
+
+
+def test_texts_that_both_repeat_the_prompt_are_refused_and_a_word_of_it_in_one_is_not():
+    def one(chosen, rejected):
+        return [{"id": "r", "prompt": "Human: a", "chosen": chosen, "rejected": rejected}]
+
+    assert refused(one("Human: a Yes", "Human: a No"), make=pair_units) == [("r", "repeated_prompt")]
+    assert refused(one("Human: a Yes", "No"), make=pair_units) == []
+    assert refused([{"id": "r", "prompt": "", "chosen": "b", "rejected": "c"}], make=pair_units) == [
+        ("r", "empty_prompt")
+    ]
 
 
 def test_a_completion_to_another_prompt_is_refused():

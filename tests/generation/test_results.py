@@ -1,4 +1,4 @@
-"""Publishing committed rows: what a rule keeps back stands among the failures whole, wherever it lay."""
+"""Publishing rows and prompts: what a rule keeps back stands among the failures whole, wherever it lay."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,10 +9,15 @@ import pytest
 from moaa_ray.core.turns import turn_proposals
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.local_store import LocalStore
-from moaa_ray.generation import results
-from moaa_ray.generation.stage_run import StageRun
+from moaa_ray.data.store import open_store
+from moaa_ray.generation import results, stage
+from moaa_ray.generation.stage_run import StageRun, begin_stage
 from moaa_ray.generation.todo import Prompts
+from moaa_ray.lines.mixture import prompt_versions
+from moaa_ray.loading import load_recipe
+from moaa_ray.run_record import digest_of_run, open_run
 from tests.core.rows import aggregator, proposer, row, said, work_of
+from tests.generation import runs
 
 WORK = work_of(proposer("a"), aggregator(("l0.a",)))
 
@@ -71,3 +76,12 @@ def test_rows_that_are_kept_back_are_named_and_whole_in_whichever_table_they_wer
     assert summary.statuses == {"ok": 5, "failed": 1, "dropped": 3}
     assert summary.dropped == {"too_short": 1, "refusal": 1, "leak": 1}
     assert summary.is_conserved
+
+
+def test_prompts_are_published_with_the_hash_of_what_made_them(tmp_path):
+    runs.write_prompts(tmp_path / "prompts.jsonl", 3)
+    loaded = load_recipe(runs.write_recipe(tmp_path))
+    store = open_store(loaded.run_dir)
+    open_run(store, loaded, prompt_versions=prompt_versions())
+    stage._read_prompts(loaded, store, begin_stage(store, "generate"), stage.generate_work(loaded))
+    assert publish.read_manifest(store, "prompts").facts == {"made_with": digest_of_run(store)}

@@ -120,10 +120,30 @@ def test_training_stops_when_validation_gets_worse_and_exports_the_best(student,
     assert all(torch.equal(weights(job)[name], value) for name, value in weights(short).items())
 
 
+@pytest.mark.parametrize(("stage", "best_by"), [("sft", "loss"), ("dpo", "accuracy")])
+def test_the_best_state_is_kept_whatever_is_exported_and_can_be_exported_later(student, tmp_path, stage, best_by):
+    """The rate is so high that an early step is the best; no epoch ends there, and no checkpoint is due."""
+    cadence = Cadence(checkpoint_every=100, validate_every=1, keep_checkpoints=1, is_async=False, best_by=best_by)
+    job = make_job(tmp_path, student, stage, cadence=cadence, rates=Rates(peak=0.5, kind="constant", warmup_ratio=0.0))
+    state = train(job, World())
+    values = [line[f"validation_{best_by}"] for line in metrics(job)]
+    best = values.index(min(values) if best_by == "loss" else max(values))
+    assert state.best_step == best + 1 < job.plan.num_steps
+    assert not job.plan.ends_epoch(best)
+    last = weights(job)
+    best_job = replace(job, cadence=replace(cadence, export="best"))
+    train(best_job, World())
+    expected = make_job(tmp_path / "short", student, stage, cadence=cadence, rates=job.rates)
+    stop_after(expected, best + 1)
+    found = weights(job)
+    assert all(torch.equal(found[name], value) for name, value in weights(expected).items())
+    assert any(not torch.equal(found[name], value) for name, value in last.items())
+
+
 def stop_after(job, num_steps: int) -> None:
     """Train only the first steps and export."""
     parts, state = loop._start(job, World())
-    feed = loop.Feed(parts.units, job, World(), ref_sums=None)
+    feed = loop.Feed(parts.units, job, World(), ref_sums=parts.ref)
     for step, data in feed.steps(0):
         if step == num_steps:
             break

@@ -37,6 +37,19 @@ def test_by_hand():
     assert loss("kto", pairs(), beta=0.5, kl_estimate=(0.3, 0.1)) == pytest.approx(kto)
 
 
+def test_length_normalised_by_hand():
+    # Ratios per token: chosen 1/4, rejected -1/5, margin 0.45; beta 10 makes it 4.5.
+    assert loss("sigmoid", pairs(), beta=10.0, length_normalized=True) == pytest.approx(-log_sigmoid(4.5), rel=1e-12)
+    assert loss("hinge", pairs(), beta=2.0, length_normalized=True) == pytest.approx(0.1)
+    robust = (-(1 - 0.1) * log_sigmoid(4.5) + 0.1 * log_sigmoid(-4.5)) / 0.8
+    assert loss("robust", pairs(), beta=10.0, label_smoothing=0.1, length_normalized=True) == pytest.approx(robust)
+    settings = LossSettings(beta=10.0, length_normalized=True)
+    told = losses.pair_metrics(pairs(), "sigmoid", settings)
+    assert [told[name].item() for name in ("margin", "reward_chosen", "reward_rejected", "chosen_ratio")] == (
+        pytest.approx([4.5, 2.5, -2.0, 1.0])
+    )
+
+
 def test_orpo_by_hand():
     p, q = exp(-10 / 4), exp(-12 / 5)
     odds_ratio = log(p / (1 - p)) - log(q / (1 - q))
@@ -112,10 +125,19 @@ def test_pair_metrics_are_sums_and_count_the_longer():
     )
 
 
+@pytest.mark.parametrize("kind", losses.LOSSES)
+def test_a_loss_without_a_reference_tells_nothing_of_one(kind):
+    told = losses.pair_metrics(pairs(ref_chosen=0.0, ref_rejected=0.0), kind, LossSettings())
+    against_ref = {"log_ratio_per_token", "chosen_ratio", "rejected_ratio"}
+    assert against_ref & told.keys() == (set() if kind in ("simpo", "orpo") else against_ref)
+    assert {"margin", "reward_chosen", "accuracy", "longer_wins", "chosen_tokens"} <= told.keys()
+
+
 def test_losses_that_compare_means_tell_the_margin_of_means():
     # Sums prefer rejected (-5 against -2), means prefer chosen (-0.5 against -1).
     of = pairs(chosen=-5.0, rejected=-2.0, ref_chosen=0.0, ref_rejected=0.0, tokens=(10, 2))
     told = losses.pair_metrics(of, "simpo", LossSettings(beta=2.0))
     assert told["accuracy"].item() == 1.0
     assert told["margin"].item() == pytest.approx(1.0)
+    assert (told["reward_chosen"].item(), told["reward_rejected"].item()) == pytest.approx((-1.0, -2.0))
     assert losses.pair_metrics(of, "sigmoid", LossSettings(beta=2.0))["accuracy"].item() == 0.0

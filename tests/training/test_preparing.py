@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch")
@@ -18,6 +20,28 @@ def talk(answer):
     return [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": answer}]
 
 
+@pytest.mark.parametrize(("kind", "columns"), [("sft", ["finish_reason"]), ("dpo", ["chosen_finish_reason"])])
+def test_columns_that_a_dataset_need_not_have_are_read_where_it_has_them(tmp_path, kind, columns):
+    """A completion that was cut ends its document: without <|im_end|> and the newline."""
+    make_student(tmp_path / "student")
+    row = {"messages": talk("Yes."), "prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}
+    num_tokens = []
+    for reason in ("stop", "length"):
+        table = pa.Table.from_pylist([row | dict.fromkeys(columns, reason)])
+        pq.write_table(table, tmp_path / f"{reason}.parquet")
+        files = find_files(f"{reason}.parquet", field="data.0.path", base_dir=str(tmp_path))
+        num_tokens.append(prepare_chunk(task_of(tmp_path, kind, files, find_chunks(files, chunk_rows=2)[0])).num_tokens)
+    assert num_tokens[0] - num_tokens[1] == 2
+
+
+def task_of(folder, stage, files, chunk) -> ChunkTask:
+    return ChunkTask(
+        stage=stage, run_uri=str(folder / "run"), folder="units", files=files, chunk=chunk, rows=None,
+        tokenizer=str(folder / "student"), revision="", chat_template="",
+        settings=UnitSettings(max_tokens=64, document_tokens=64, over_long="drop", validation_fraction=0.0),
+    )  # fmt: skip
+
+
 def test_a_refused_row_is_told_by_its_id_or_by_file_and_row(tmp_path):
     make_student(tmp_path / "student")
     rows = [{"messages": talk("Yes.")}, {"messages": talk(" ")}, "no object", {"id": 7, "messages": talk(None)}]
@@ -26,12 +50,7 @@ def test_a_refused_row_is_told_by_its_id_or_by_file_and_row(tmp_path):
     files = find_files("rows.jsonl", field="data.0.path", base_dir=str(tmp_path))
     found = []
     for chunk in find_chunks(files, chunk_rows=2):
-        task = ChunkTask(
-            stage="sft", run_uri=str(tmp_path / "run"), folder="units", files=files, chunk=chunk, rows=None,
-            tokenizer=str(tmp_path / "student"), revision="", chat_template="",
-            settings=UnitSettings(max_tokens=64, document_tokens=64, over_long="drop", validation_fraction=0.0),
-        )  # fmt: skip
-        found.append(ChunkResult.from_json(prepare_chunk(task).to_json()))
+        found.append(ChunkResult.from_json(prepare_chunk(task_of(tmp_path, "sft", files, chunk)).to_json()))
     assert [(one.num_rows, one.num_units, one.dropped.total()) for one in found] == [(2, 1, 1), (2, 0, 2)]
     refused = [(place, rule) for one in found for place, rule, _ in one.bad]
     assert refused == [(f"{path}:2", "empty_completion"), (f"{path}:3", "not_object"), ("7", "wrong_type")]

@@ -1,5 +1,6 @@
 """The command `moaa train` with real Ray: killed, gone on with, refused."""
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+from rich.console import Console
 
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, DataError
@@ -265,6 +268,12 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
     )
+    for dpo, said in (
+        ("dpo.loss=ipo", "length_normalized = true with loss = ipo: it is of sigmoid, hinge and robust"),
+        ("dpo.ld_alpha=0.5", "length_normalized = true with ld_alpha = 0.5: one goes by means"),
+    ):
+        assert said in refused(write_recipe(folder, "one"), "dpo.length_normalized=true", dpo, stage="dpo")
+    assert "dpo.all_tokens" in refused(write_recipe(folder, "one"), "dpo.all_tokens=true", stage="dpo")
     assert "sft.betas.1 = 1.0: must be below 1.0; lower it" in refused(
         write_recipe(folder, "one"), "sft.betas=[0.9, 1.0]"
     )
@@ -294,24 +303,42 @@ def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenise
     assert not (tmp_path / "other" / "work" / "sft").exists()
 
 
+def trains(loaded, *_):
+    """What a training of one step leaves."""
+    run = Path(loaded.run_dir)
+    (run / "models" / "sft").mkdir(parents=True, exist_ok=True)
+    (run / "models" / "sft" / "config.json").write_text("{}")
+    (run / "metrics").mkdir(exist_ok=True)
+    line = {"step": 0, "num_steps": 1, "loss": 1.0, "seconds": 1.0, "time": 0.0, "tokens": 9, "learning_rate": 0.1}
+    (run / "metrics" / "sft.jsonl").write_text(json.dumps(line) + "\n")
+    return [], Workers(num=1, use_gpu=False, num_cpus=1.0, max_restarts=0)
+
+
 def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_the_model(folder, monkeypatch):
     exported = []
 
-    def trains(loaded, *_):
-        run = Path(loaded.run_dir)
+    def counts(loaded, *more):
         exported.append(loaded.recipe.sft.export)
-        (run / "models" / "sft").mkdir(parents=True, exist_ok=True)
-        (run / "models" / "sft" / "config.json").write_text("{}")
-        (run / "metrics").mkdir(exist_ok=True)
-        line = {"step": 0, "num_steps": 1, "loss": 1.0, "seconds": 1.0, "time": 0.0, "tokens": 9, "learning_rate": 0.1}
-        (run / "metrics" / "sft.jsonl").write_text(json.dumps(line) + "\n")
-        return [], Workers(num=1, use_gpu=False, num_cpus=1.0, max_restarts=0)
+        return trains(loaded, *more)
 
-    monkeypatch.setattr(stage, "_train", trains)
+    monkeypatch.setattr(stage, "_train", counts)
     recipe = write_recipe(folder, "again")
     for export in ("last", "last", "best", "best", "last"):
         assert train_stage(load_training(recipe, [f"sft.export={export}"]), "sft").num_steps == 1
     assert exported == ["last", "best", "last"]
+    assert (folder / "again" / "metrics" / "sft.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_library_that_draws_a_stage_ends_well_and_says_what_is_lacking(folder, monkeypatch):
+    monkeypatch.setattr(stage, "_train", trains)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    console = Console(file=io.StringIO(), width=200)
+    summary = train_stage(load_training(write_recipe(folder, "undrawn")), "sft", console=console)
+    assert "sft: its curve is not drawn (ModuleNotFoundError: " in console.file.getvalue()
+    assert "metrics/sft.jsonl has every step" in console.file.getvalue()
+    assert "curve:" not in summary.text()
+    assert not (folder / "undrawn" / "metrics" / "sft.png").exists()
+    assert (folder / "undrawn" / "metrics" / "sft.json").exists()
 
 
 def test_a_model_folder_without_weights_is_refused(folder, tmp_path):

@@ -230,6 +230,10 @@ DPO_CASES = {
         {"loss_type": "robust", "label_smoothing": 0.1},
         PreferenceSettings(kind="robust", loss=LossSettings(label_smoothing=0.1)),
     ),
+    "length-normalised": (
+        {"loss_type": "sigmoid_norm"},
+        PreferenceSettings(loss=LossSettings(length_normalized=True)),
+    ),
     "length-desensitised": ({"loss_type": "sigmoid", "ld_alpha": 0.5}, PreferenceSettings(ld_alpha=0.5)),
     "with an SFT term": (
         {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2]},

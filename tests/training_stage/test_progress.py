@@ -1,12 +1,16 @@
 """The line that people see, and what Prometheus is told."""
 
 import io
+import json
 
 from rich.console import Console
 
 from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data.store import open_store
+from moaa_ray.training_stage.falling import falling_note
 from moaa_ray.training_stage.progress import TrainingProgress, progress_line, tell
+from moaa_ray.training_stage.tracker_kinds import Tracked
+from moaa_ray.training_stage.trackers import Trackers
 from tests.telling import Heard
 
 
@@ -38,6 +42,35 @@ def test_units_that_no_step_takes_are_told():
     TrainingProgress(open_store("memory://told"), "sft", console=console).begin(plan, 1)
     told = "sft: 6 packs, 1 epochs in 1 steps of 4, 1 worker; the last 2 packs of the last epoch fill no step\n"
     assert console.file.getvalue() == told
+
+
+def pairs(step: int, *, ratio: float, **more) -> dict:
+    return line(step, accuracy=0.5, margin=0.1, chosen_ratio=ratio, chosen_tokens=50.0, time=0.0, **more)
+
+
+def test_chosen_completions_that_become_less_likely_are_told_of_once():
+    """Of 50 tokens: 5 nats are 0.1 a token. Validation decides where there is any."""
+    assert falling_note("dpo", [line(1)]) == falling_note("dpo", []) == ""
+    assert falling_note("dpo", [pairs(1, ratio=-4.9)]) == ""
+    assert falling_note("dpo", [pairs(0, ratio=2.0), pairs(1, ratio=-8.0)]) == ""
+    validated = {"validation_chosen_ratio": -4.0, "validation_chosen_tokens": 50.0}
+    assert falling_note("dpo", [pairs(1, ratio=-8.0, **validated)]) == ""
+
+    store, console = open_store("memory://falling"), Console(file=io.StringIO())
+    progress = TrainingProgress(store, "dpo", console=console)
+    lines = [pairs(0, ratio=0.0), pairs(1, ratio=-12.0), pairs(2, ratio=-21.0)]
+    for shown in (lines[:1], lines[:2], lines):
+        store.put("metrics/dpo.jsonl", "\n".join(map(json.dumps, shown)).encode())
+        progress.show(Heard(), Trackers([], tracked(), progress.note), is_last=True)
+    told = [said for said in console.file.getvalue().splitlines() if "less likely" in said]
+    assert told == [
+        "dpo: the chosen completions have become less likely than they were, by 6.0 nats each and 0.12 a token (mean "
+        "of the steps up to 2); raise dpo.sft_weight, or lower dpo.learning_rate"
+    ]
+
+
+def tracked() -> Tracked:
+    return Tracked(store=open_store("memory://falling"), run="r", stage="dpo", config={})
 
 
 def test_prometheus_is_told_of_the_newest_step_and_the_newest_validation():
