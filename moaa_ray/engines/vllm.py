@@ -29,6 +29,7 @@ class VllmEngine:
         self._chat: ChatTokenizer | None = None
         self._lora = None
         self.window = 0
+        self.max_attempts = config.max_attempts
 
     async def start(self) -> None:
         await asyncio.to_thread(self._start)

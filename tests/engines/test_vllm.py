@@ -28,10 +28,10 @@ class AlsoRefusing(VllmEngine):
         for name, value in _REFUSED.items():
             request = ask(f"Refuse {name}.")
             request = replace(request, sampling=replace(request.sampling, **{name: value}))
-            with pytest.raises(RequestError, match="bad_request: ..") as raised:
+            with pytest.raises(RequestError, match=r"^bad_request: ..") as raised:
                 await self.generate(request)
             assert raised.value.retryable is False
-            with pytest.raises(RequestError, match="bad_request: .."):
+            with pytest.raises(RequestError, match=r"^bad_request: .."):
                 await anext(aiter(self.stream(request)))
 
 
