@@ -11,10 +11,10 @@ from moaa_ray.types import Completion, Failure, Message, Request, Sampling
 
 
 class ScriptedEngine:
-    """Does what stands in the user's text: "error", "flaky", "refuse", "die", "die late", "wait", "wait a little", or answers.
+    """Does what stands in the user's text: "error", "refuse", "die", "die late", "wait", "wait a little", or answers.
 
-    It writes what happens to it into a log that all engines of a test share. Unlike FakeEngine it lets
-    its other requests hang when it dies.
+    "flaky" is an error twice, and then answered. It writes what happens to it into a log that all engines of a test
+    share. Unlike FakeEngine it lets its other requests hang when it dies.
     """
 
     window = 100
