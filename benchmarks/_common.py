@@ -141,6 +141,10 @@ class WrappedEngine:
     def window(self) -> int:
         return self._engine.window
 
+    @property
+    def max_attempts(self) -> int:
+        return self._engine.max_attempts
+
     async def start(self) -> None:
         await self._engine.start()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from moaa_ray import fingerprint
 from moaa_ray.data import commit
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.store import Store
 from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError, FencedError, MoaaError
@@ -61,7 +62,7 @@ def open_run(
 
 
 def _has_rows(store: Store) -> bool:
-    return bool(commit.committed_so_far(store, "generate")) or store.exists("sft/manifest.json")
+    return bool(commit.committed_so_far(store, "generate")) or store.exists(f"sft/{MANIFEST}")
 
 
 def join_run(store: Store, loaded: Loaded[PreferenceRecipe] | LoadedTraining) -> None:

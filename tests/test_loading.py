@@ -247,7 +247,10 @@ def test_the_resolved_yaml_loads_to_an_equal_recipe(tmp_path):
 
 
 @example("\x85 \u2028", 1e-7)
-@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=12), st.floats(0, 2))
+@given(
+    st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=12),
+    st.floats(0, 2),
+)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survive_the_resolved_yaml(tmp_path, text, number):
     recipe = load_recipe(write(tmp_path, RECIPE)).recipe

@@ -47,7 +47,7 @@ def commit_row(store) -> None:
     commit.commit_block(store, "generate", "0.0", epoch.number, "new-0", table)
 
 
-@pytest.mark.parametrize("make", [commit_row, lambda store: store.put("sft/manifest.json", b"{}")])
+@pytest.mark.parametrize("make", [commit_row, lambda store: store.put("sft/_manifest.json", b"{}")])
 def test_rows_bind_the_directory_to_what_made_them(load, make):
     store = open_store(load().run_dir)
     assert open_run(store, load(), prompt_versions={}) is False

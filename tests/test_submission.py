@@ -115,7 +115,7 @@ def test_a_job_runs_to_its_end_and_again_finds_it_finished(job_server, tmp_path)
         job_id = submit(this)
         assert follow(job_server, job_id, said.append) == 0
     assert re.fullmatch(r"moaa-small-\d{8}-\d{6}", job_id)
-    assert (tmp_path / "run" / "sft" / "manifest.json").exists()
+    assert (tmp_path / "run" / "sft" / "_manifest.json").exists()
     assert "".join(said).count("2 prompts = 2 ok") == 2
 
 

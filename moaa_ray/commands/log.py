@@ -30,7 +30,9 @@ def chatter_to(path: Path) -> Iterator[Console]:
 @contextmanager
 def quiet(name: str) -> Iterator[Console]:
     """The same into a file of the run's name; it stays where the block fails. To be entered before Ray is imported."""
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read by `import ray`: no second Ray while a run ends
+    # Both are read by `import ray`: no second Ray while a run ends, and nothing of Ray's on stdout when a worker dies.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     log = Path(tempfile.gettempdir()) / "moaa_ray" / f"{name}-{os.getpid()}.log"
     with chatter_to(log) as console:
         yield console

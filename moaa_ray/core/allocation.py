@@ -25,6 +25,7 @@ class PoolSpec:
     num_cpus: float  # slots of one engine
     seconds_per_row: float  # of one engine that is kept full, over all its passes
     floor_s_per_row: float = 0.0  # what no further engine can lower, e.g. an endpoint's rate limit
+    share: float = 1.0  # its part of that limit, where other pools of its phase have the same engine
     min_replicas: int = 1
     max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
     load_s: float = 0.0

@@ -96,6 +96,9 @@ class StageWork:
 ENGINE_MISSING = "engine_missing"
 """Reason of a failure, and flag of a row, when a pool's engine could not be had for the whole run."""
 
+EMPTY = "empty"
+"""Reason of a failure: a completion without text."""
+
 NOT_ASKED = Failure(reason="not_asked")
 """Stands for a completion that is still to be asked for."""
 
@@ -116,13 +119,18 @@ def open_samples(row: Row, name: str, num_samples: int) -> list[int]:
     return [i for i in range(num_samples) if i >= len(known) or known[i] == NOT_ASKED]
 
 
+def is_empty(completion: Completion) -> bool:
+    """Whether it has no text, which makes it a failure."""
+    return not completion.text.strip()
+
+
 def _checked(answer: Answer) -> Answer:
     """An answer as it is kept: text stripped, and an empty one is a failure."""
     if isinstance(answer, Failure):
         return answer
+    if is_empty(answer):
+        return Failure(reason=EMPTY, detail=f"empty text, finish_reason {answer.finish_reason}", retryable=False)
     text = answer.text.strip()
-    if not text:
-        return Failure(reason="empty", detail=f"empty text, finish_reason {answer.finish_reason}", retryable=False)
     return answer if text == answer.text else replace(answer, text=text)
 
 

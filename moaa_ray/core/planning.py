@@ -6,7 +6,7 @@ phases of load + rows x the slowest pool's seconds per row; a phase's ramp and i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, exp, inf, log, sqrt
 
@@ -116,7 +116,7 @@ def plan_line(
 
     @cache
     def phase(start: int, stop: int) -> Phase | None:
-        part = pools[start:stop]
+        part = _sharing(pools[start:stop])
         replicas = allocate(part, cluster, num_rows)
         rounds = 1 if stop - start == len(pools) else num_rounds
         if not replicas:
@@ -135,8 +135,20 @@ def plan_line(
     return Plan(
         phases=chosen,
         makespan_s=sum(planned.duration_s for planned in chosen),
-        work_bound_s=_work_bound_s(pools, cluster, num_rows),
+        work_bound_s=_work_bound_s(_sharing(pools), cluster, num_rows),
     )
+
+
+def _sharing(pools: Sequence[PoolSpec]) -> list[PoolSpec]:
+    """The pools with the limit of one engine divided among those that have it, by what a row asks of each.
+
+    Each then takes as long for a row as the limit gives all of them together.
+    """
+    limits_s = [sum(other.floor_s_per_row for other in pools if other.engine == pool.engine) for pool in pools]
+    return [
+        replace(pool, floor_s_per_row=limit_s, share=pool.floor_s_per_row / limit_s) if limit_s else pool
+        for pool, limit_s in zip(pools, limits_s, strict=True)
+    ]
 
 
 def _best_cuts(num_pools: int, cost: Callable[[int, int], float], phases: int | str) -> list[tuple[int, int]]:

@@ -36,10 +36,18 @@ class Columns:
     content: str
     system: str | None
     id: str | None
+    asked: ColumnsConfig
 
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for name in (self.content, self.system, self.id) if name))
+
+    def of(self, record: Mapping[str, Any]) -> "Columns":
+        """Those of one record: where the column was guessed and holds nothing in it, what the record has instead."""
+        is_named = any(getattr(self.asked, kind) for kind in _CONTENT)
+        if is_named or record.get(self.content) is not None:
+            return self
+        return _guess(self.asked, [name for name, value in record.items() if value is not None]) or self
 
 
 class UnusableError(Exception):
@@ -50,7 +58,7 @@ class UnusableError(Exception):
         self.rule, self.messages = rule, messages
 
 
-def find_columns(config: ColumnsConfig, names: Sequence[str], *, where: str) -> Columns:
+def find_columns(config: ColumnsConfig, names: Sequence[str], *, where: str, file: str) -> Columns:
     given = {role: column for role, column in config if column}
     for role, column in given.items():
         if column not in names:
@@ -61,16 +69,25 @@ def find_columns(config: ColumnsConfig, names: Sequence[str], *, where: str) -> 
             f"{where}: {', '.join(given)} are set; set one of {', '.join(_CONTENT)} (system not beside "
             "messages), and leave the others out"
         )
-    usual = {role: next((n for n in known if n in names), None) for role, known in USUAL_NAMES.items()}
-    usual |= {role: column or None for role, column in config if column is not None}
-    kind = next((kind for kind in kinds or _CONTENT if usual[kind]), None)
-    if kind is None:
+    columns = _guess(config, names)
+    if columns is None:
         known = ", ".join(name for one in _CONTENT for name in USUAL_NAMES[one])
         raise ConfigError(
-            f"{where}: none of the columns {list(names)[:20]} is called {known}; name the one with prompts"
+            f"{where}: none of the columns {list(names)[:20]} of {file} is called {known}; name the one with prompts"
         )
+    return columns
+
+
+def _guess(config: ColumnsConfig, names: Sequence[str]) -> Columns | None:
+    """The columns that are named and, for the rest, those of a usual name; None without one that holds prompts."""
+    usual = {role: next((n for n in known if n in names), None) for role, known in USUAL_NAMES.items()}
+    usual |= {role: column or None for role, column in config if column is not None}
+    kinds = [kind for kind in _CONTENT if getattr(config, kind)] or _CONTENT
+    kind = next((kind for kind in kinds if usual[kind]), None)
+    if kind is None:
+        return None
     system = None if kind == "messages" else usual["system"]
-    return Columns(kind=kind, content=usual[kind] or "", system=system, id=usual["id"])
+    return Columns(kind=kind, content=usual[kind] or "", system=system, id=usual["id"], asked=config)
 
 
 def to_messages(record: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:

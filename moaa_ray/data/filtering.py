@@ -181,14 +181,14 @@ def _prompts(path: str, *, field: str, base_dir: str) -> Iterator[str]:
     files = find_files(path, field=field, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
     try:
-        columns = find_columns(ColumnsConfig(), names, where=field)
+        columns = find_columns(ColumnsConfig(), names, where=field, file=files.paths[0])
     except ConfigError as error:
-        raise ConfigError(f"{error}, by renaming it to 'prompt' in {files.paths[0]}") from error
+        raise ConfigError(f"{error}, by renaming it to 'prompt'") from error
     for place, record in read_records(files, columns=[columns.content]):
         try:
             if isinstance(record, BadRecord):
                 raise UnusableError(record.rule, record.detail)
-            messages = to_messages(record, columns)
+            messages = to_messages(record, columns.of(record))
         except UnusableError as error:
             said = f"{files.place(place)}: {error} ({error.rule})"
             raise DataError(f"{said}; {field} must be readable as a whole: mend or remove the row") from error

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from moaa_ray.data.store import Store
 from moaa_ray.errors import DataError
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
 FORMAT_VERSION = 1
 
 

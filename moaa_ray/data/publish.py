@@ -3,7 +3,7 @@
 On a POSIX file system the folder is built under work/ and moved into place. Each move a driver makes
 starts or ends in its own folder work/publish/<folder>/e<epoch>/; a newer driver takes that folder away
 in one step, and with it the older one's power to move anything. In an object store the shards carry
-their content's hash and manifest.json is switched last, on condition that nobody else switched it.
+their content's hash and _manifest.json is switched last, on condition that nobody else switched it.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """From a recipe's sources to prompt rows: normalised, checked, without duplicates, in the sources' order.
 
-Columns that are not set are found by conversations.USUAL_NAMES; one set to "" is not used. A message list (also
+Columns that are not set are found by conversations.USUAL_NAMES, in a row of JSON Lines where they hold nothing once
+more; one set to "" is not used. A message list (also
 ShareGPT's from/value, also as JSON text) is taken as it is, assistant turns included; a list of texts
 is user turns, a text one user turn. A row without an id gets one from its messages, the same in any source.
 
@@ -180,11 +181,12 @@ class PromptSet:
         """The row of a record and whether it was repaired. Raises UnusableError."""
         if isinstance(record, BadRecord):
             raise UnusableError(record.rule, record.detail)
-        given = to_messages(record, source.columns)
+        columns = source.columns.of(record)
+        given = to_messages(record, columns)
         messages = tuple(Message(role=m["role"], content=UNSTORABLE.sub("\ufffd", m["content"])) for m in given)
-        check_messages(messages, max_chars=self._config.max_chars, column=source.columns.content)
+        check_messages(messages, max_chars=self._config.max_chars, column=columns.content)
         digest = digest_of(*(part for message in messages for part in (message["role"], message["content"])))
-        row_id = given_id(record, source.columns) or digest.hex()[:20]
+        row_id = given_id(record, columns) or digest.hex()[:20]
         before = seen.find(row_id)
         if before:
             first = self._sources[before.source].files.place(before.place)
@@ -221,7 +223,7 @@ def _open_source(index: int, config: SourceConfig, *, base_dir: str) -> _Source:
     where = f"prompts.sources.{index}"
     files = find_files(config.path, field=f"{where}.path", file_format=config.format, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
-    columns = find_columns(config.columns, names, where=f"{where}.columns")
+    columns = find_columns(config.columns, names, where=f"{where}.columns", file=files.paths[0])
     return _Source(
         index=index, name=config.name or source_name(config.path), config=config, files=files, columns=columns
     )

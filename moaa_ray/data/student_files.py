@@ -4,6 +4,7 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
+from moaa_ray.engines.base import EngineStartError
 from moaa_ray.engines.weights import local_weights
 from moaa_ray.errors import ConfigError
 
@@ -13,8 +14,11 @@ _END_BYTES = 2**20
 
 
 def student_folder(model: str, revision: str = "") -> str:
-    """The local folder of a model. Raises ConfigError for a hub id that cannot be had."""
-    folder = local_weights(model)
+    """The local folder of a model. Raises ConfigError for a URI or a hub id that cannot be had."""
+    try:
+        folder = local_weights(model)
+    except EngineStartError as error:
+        raise ConfigError(f"student.model = {error}") from error
     if os.path.isdir(folder):
         return folder
     from huggingface_hub import snapshot_download

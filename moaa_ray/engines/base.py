@@ -40,6 +40,8 @@ class Engine(Protocol):
 
     window: int
     """Context window in tokens (prompt and completion together); 0 when unknown."""
+    max_attempts: int
+    """How often to ask in all for what may be asked again, with the same seed; 1: the engine itself asks again."""
 
     async def start(self) -> None:
         """Load whatever is needed. Raises EngineStartError when it can never work, anything else when it may."""

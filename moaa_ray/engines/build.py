@@ -10,7 +10,7 @@ def build_engine(config: Model, *, on_gpu: bool = False, share: float = 1.0) -> 
     """The engine of a model, not started. Engines are imported when asked for, so that one needs not all libraries.
 
     Args: on_gpu: whether this worker was given GPUs (vllm, classifier); share: this worker's part of the endpoint's
-    requests_per_minute, 1 / the most replicas (openai).
+    requests_per_minute (openai).
     """
     match config:
         case VllmModel():

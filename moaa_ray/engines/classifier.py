@@ -45,6 +45,7 @@ class ClassifierEngine:
         self._batching: asyncio.Task[None] | None = None
         self._dead_because = "it was never started"
         self.window = 0
+        self.max_attempts = config.max_attempts
 
     async def start(self) -> None:
         await asyncio.to_thread(self._start)

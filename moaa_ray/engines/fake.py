@@ -42,6 +42,7 @@ class FakeEngine:
         self._failures: Counter[str] = Counter()
         self._dead_because = "it was never started"
         self.window = config.context_window or 0
+        self.max_attempts = config.max_attempts
 
     async def start(self) -> None:
         if self._config.start_s:

@@ -60,6 +60,7 @@ class OpenaiEngine:
         self._session: aiohttp.ClientSession | None = None
         self._key = EndpointKey(config.api_key)
         self.window = config.context_window or 0
+        self.max_attempts = 1  # generate makes them all
 
     async def start(self) -> None:
         """Raises EngineStartError for a bad key or model, ConnectionError where no endpoint answers."""

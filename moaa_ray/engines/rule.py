@@ -37,6 +37,7 @@ class RuleEngine:
         self._config = config
         self._rule: Rule | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self.max_attempts = config.max_attempts
         self.window = 0
 
     async def start(self) -> None:

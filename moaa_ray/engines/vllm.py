@@ -29,6 +29,7 @@ class VllmEngine:
         self._chat: ChatTokenizer | None = None
         self._lora = None
         self.window = 0
+        self.max_attempts = config.max_attempts
 
     async def start(self) -> None:
         await asyncio.to_thread(self._start)
@@ -36,6 +37,7 @@ class VllmEngine:
     def _start(self) -> None:
         self._set_environment()
         from vllm import AsyncEngineArgs
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.async_llm import AsyncLLM
 
         folder = local_weights(self._config.model)
@@ -43,7 +45,7 @@ class VllmEngine:
         try:
             args = AsyncEngineArgs(**self._engine_args(folder))
             self._engine = AsyncLLM.from_engine_args(args)
-        except ValueError as error:  # vLLM's word for a setting that can never work
+        except (ValueError, TypeError, VLLMClientError) as error:  # vLLM's words for a setting that can never work
             raise EngineStartError(f"vLLM refuses {self._config.model}: {_first_lines(error)}") from error
         self.window = self._engine.model_config.max_model_len
         if self._config.lora:
@@ -144,6 +146,7 @@ class VllmEngine:
     async def _outputs(self, request: Request, prompt: list[int], *, in_pieces: bool) -> AsyncGenerator:
         """vLLM's outputs of one request, each with what is new in it, or only the final one; its errors as ours."""
         from vllm import SamplingParams
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDead
         from vllm.v1.engine.exceptions import EngineGenerateError
@@ -154,17 +157,17 @@ class VllmEngine:
             detail = f"prompt of {len(prompt)} tokens, window of {self.window}"
             raise RequestError("context_length", detail, retryable=False)
         kind = RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY
-        sampling = SamplingParams(**_sampling_args(request.sampling, room), seed=request.seed, output_kind=kind)
         try:
+            sampling = SamplingParams(**_sampling_args(request.sampling, room), seed=request.seed, output_kind=kind)
             outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
                     yield output
         except VllmDead as error:
             raise EngineDeadError(str(error)) from error
-        except EngineGenerateError as error:
-            raise RequestError("engine_error", _first_lines(error), retryable=True) from error
-        except ValueError as error:
+        except (EngineGenerateError, GracefulHTTPError) as error:  # the first says nothing, only its cause does
+            raise RequestError("engine_error", _first_lines(error.__cause__ or error), retryable=True) from error
+        except (ValueError, VLLMClientError) as error:
             raise RequestError("bad_request", _first_lines(error), retryable=False) from error
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -220,5 +223,5 @@ def _first_logprobs(positions: Sequence | None, num: int) -> tuple[tuple[str, fl
     return tuple(sorted(found, key=lambda pair: -pair[1])[:num])
 
 
-def _first_lines(error: Exception) -> str:
+def _first_lines(error: BaseException) -> str:
     return " ".join(str(error).split())[:400]

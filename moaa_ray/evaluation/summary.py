@@ -7,6 +7,7 @@ from typing import Any
 
 from moaa_ray.data import publish
 from moaa_ray.data.cleanup import runs_inside
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.evaluation.answering import STAGE
@@ -48,7 +49,7 @@ def place_of(run_dir: str, place: str) -> Store:
 
 def published(store: Store, *folders: str) -> list[Record]:
     """The records of published folders, one after the other; none of a folder that is not there."""
-    there = [folder for folder in folders if store.exists(f"{folder}/manifest.json")]
+    there = [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
     tables = (table for folder in there for table in publish.read_batches(store, folder, batch_rows=_BATCH_ROWS))
     return [record for table in tables for record in table.to_pylist()]
 

@@ -8,17 +8,18 @@ import asyncio
 import contextlib
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from moaa_ray.core.passes import CannotAskError
 from moaa_ray.engines.base import Engine, EngineDeadError, EngineStartError, RequestError
-from moaa_ray.generation.host_stats import HostStats, SlotClock
+from moaa_ray.engines.endpoint_limits import backoff_s
+from moaa_ray.generation.host_stats import HostStats, Patience, SlotClock
 from moaa_ray.types import Answer, Completion, Failure, Message, Request
 
 _START_ATTEMPTS, _MAX_DEATHS_IN_A_ROW = 2, 20
-_STOP_LIMIT_S = 30.0
+_STOP_LIMIT_S, _FIRST_BACKOFF_S = 30.0, 0.5
+_TIMEOUT = "timeout"
 
 
 class EngineDiedError(Exception):
@@ -57,7 +58,7 @@ class EngineHost:
         self._missing = ""
         self._open: set[asyncio.Task] = set()
         self._lost: dict[asyncio.Task, str] = {}
-        self._latencies_s: deque[float] = deque(maxlen=1000)
+        self.patience = Patience(least_s=hang_after_s, request_timeout_s=request_timeout_s)
         self._last_progress = self._up_since = 0.0
         self._clock = SlotClock(num_slots)
         self._watcher: asyncio.Task | None = None
@@ -69,19 +70,20 @@ class EngineHost:
     @property
     def window(self) -> int:
         """Context window of the running engine. Raises EngineDiedError between two engines."""
-        return self._living_engine().window
+        return self._living_engine(self.generation).window
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt. Raises CannotAskError where the engine refuses it, EngineDiedError between engines."""
         try:
-            return self._living_engine().count_tokens(messages)
+            return self._living_engine(self.generation).count_tokens(messages)
         except RequestError as error:
             failure = Failure(reason=error.reason, detail=error.detail, retryable=error.retryable)
             raise CannotAskError(failure) from error
 
-    def _living_engine(self) -> Engine:
-        if self._engine is None or self._how_it_died:
-            raise EngineDiedError(self.generation, self._how_it_died or "is gone")
+    def _living_engine(self, generation: int) -> Engine:
+        """The running engine. Raises EngineDiedError where there is none, or none of that generation any more."""
+        if self._engine is None or self._how_it_died or generation < self.generation:
+            raise EngineDiedError(generation, self._how_it_died or "is gone")
         return self._engine
 
     async def ready(self, *, after: int = 0) -> None:
@@ -150,8 +152,20 @@ class EngineHost:
             raise EngineMissingError(self._missing)
 
     async def answer(self, request: Request) -> Answer:
-        """The request's completion or failure. Raises EngineDiedError when the engine dies under it."""
-        generation, engine = self.generation, self._living_engine()
+        """Its completion, or its failure after all attempts. Raises EngineDiedError when the engine dies under it."""
+        generation, attempt = self.generation, 0
+        while True:
+            attempt += 1
+            engine = self._living_engine(generation)
+            answer = await self._attempt(request, engine, generation)
+            is_passing = isinstance(answer, Failure) and answer.retryable and answer.reason != _TIMEOUT
+            if not is_passing or attempt >= engine.max_attempts:
+                self.counts.add(answer)
+                return answer
+            self.counts.retries += 1
+            await asyncio.sleep(backoff_s(request.seed, request.id, attempt, first_s=_FIRST_BACKOFF_S))
+
+    async def _attempt(self, request: Request, engine: Engine, generation: int) -> Answer:
         task = asyncio.current_task()
         assert task is not None
         cancels_before = task.cancelling()
@@ -167,7 +181,7 @@ class EngineHost:
         except RequestError as error:
             answer = Failure(reason=error.reason, detail=error.detail, retryable=error.retryable)
         except TimeoutError:
-            answer = Failure(reason="timeout", detail=f"no answer within {self._request_timeout_s:.0f} s")
+            return Failure(reason=_TIMEOUT, detail=f"no answer within {self._request_timeout_s:.0f} s")
         except EngineDeadError as error:
             if generation == self.generation and not self._how_it_died:
                 self._declare_dead("died", but=task)
@@ -183,24 +197,16 @@ class EngineHost:
                 task.uncancel()  # the engine kept the cancellation to itself
             ended = time.monotonic()
             self._clock.set(len(self._open), ended)
-        self._count(answer, ended - began)
-        return answer
-
-    def _count(self, answer: Answer, latency_s: float) -> None:
-        self.counts.calls += 1
-        if not (isinstance(answer, Failure) and answer.reason == "timeout"):
-            self._last_progress = time.monotonic()  # a timeout is none: the engine said nothing
+        self._last_progress = ended  # after a timeout there is none: the engine said nothing
         if isinstance(answer, Completion):
             self._deaths_in_a_row = 0
-            self._latencies_s.append(latency_s)
-            self.counts.add_tokens(answer)
-        else:
-            self.counts.failures[answer.reason] += 1
+            self.patience.add(ended - began)
+        return answer
 
     async def _watch(self) -> None:
         """Declare the engine hung when requests are open and none has ended for too long."""
         while True:
-            limit_s = self.hang_limit_s()
+            limit_s = self.patience.limit_s
             await asyncio.sleep(min(5.0, limit_s / 4))
             silent_s = time.monotonic() - self._last_progress
             if self._open and self._engine is not None and not self._how_it_died and silent_s > limit_s:
@@ -212,13 +218,6 @@ class EngineHost:
         for task in self._open - {but}:
             self._lost[task] = how
             task.cancel()
-
-    def hang_limit_s(self) -> float:
-        """Three times the 99th percentile of this engine's own latencies, and at least hang_after_s."""
-        if len(self._latencies_s) < 20:
-            return max(self._hang_after_s, min(self._request_timeout_s / 2, 10 * self._hang_after_s))
-        p99 = sorted(self._latencies_s)[int(len(self._latencies_s) * 0.99)]
-        return max(self._hang_after_s, 3 * p99)
 
     def stats(self) -> HostStats:
         """A copy of the counters, brought up to now."""

@@ -1,10 +1,11 @@
 """What an engine's host counts, and signs of its life; the numbers behind the progress display and the summary."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from moaa_ray.types import Answer, Completion
+from moaa_ray.core.passes import EMPTY, is_empty
+from moaa_ray.types import Answer, Completion, Failure
 
 GONE = "gone"
 """The state of an engine whose worker process is dead: its counts are kept, and it is none of the pool's engines."""
@@ -40,6 +41,8 @@ class HostStats:
     """What one worker's engine has done so far; times in seconds."""
 
     calls: int = 0
+    retries: int = 0
+    """Attempts that failed and were made again; they are no calls of their own."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -56,11 +59,17 @@ class HostStats:
     open_requests: int = 0
     state: str = "waiting"
 
-    def add_tokens(self, answer: Completion) -> None:
-        """Count what one completion has read and written."""
+    def add(self, answer: Answer) -> None:
+        """Count the answer to one request; a completion without text has its tokens, and is a failure too."""
+        self.calls += 1
+        if isinstance(answer, Failure):
+            self.failures[answer.reason] += 1
+            return
         self.prompt_tokens += answer.prompt_tokens
         self.cached_tokens += answer.cached_tokens
         self.completion_tokens += answer.completion_tokens
+        if is_empty(answer):
+            self.failures[EMPTY] += 1
 
     def add_pass(self, name: str, answers: Iterable[Answer]) -> None:
         """Count the completions among these as those of the pass."""
@@ -91,6 +100,26 @@ class SlotClock:
             self.busy_s += now - self._since
             self.slot_s += min(self._num_open, self._num_slots) * (now - self._since)
         self._num_open, self._since = num_open, now
+
+
+class Patience:
+    """How long an engine with open requests may be silent, by its own latencies; all in seconds."""
+
+    def __init__(self, *, least_s: float, request_timeout_s: float):
+        self._least_s = least_s
+        self._at_first_s = min(request_timeout_s / 2, 10 * least_s)
+        self._latencies_s: deque[float] = deque(maxlen=1000)
+
+    def add(self, latency_s: float) -> None:
+        """One more completion took so long."""
+        self._latencies_s.append(latency_s)
+
+    @property
+    def limit_s(self) -> float:
+        """Three times the 99th percentile of the last thousand completions, and at least least_s."""
+        if len(self._latencies_s) < 20:
+            return max(self._least_s, self._at_first_s)
+        return max(self._least_s, 3 * sorted(self._latencies_s)[int(len(self._latencies_s) * 0.99)])
 
 
 @dataclass(frozen=True, kw_only=True)

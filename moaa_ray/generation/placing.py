@@ -50,7 +50,7 @@ def _pool(asked: PlanInput, plan: StagePlan, planned: PlannedPool, passes: Seque
     work = PoolWork(
         name=spec.name,
         passes=tuple(p for p in passes if p.name in spec.passes),
-        make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=1 / most),
+        make_engine=functools.partial(build_engine, model, on_gpu=on_gpu, share=spec.share / most),
         request_timeout_s=_whole_request_s(model),
         hang_after_s=math.inf if model.engine == "openai" else asked.settings.hang_after_s,
         num_slots=model.concurrency,

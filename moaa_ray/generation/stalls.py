@@ -98,7 +98,7 @@ class Watchdog:
 def _mark(snapshot: Snapshot) -> Hashable:
     """Equal for two moments between which nothing moved."""
     pools = [
-        (pool.rows_done, pool.num_workers, sum(s.calls for s in pool.stats), *(s.state for s in pool.stats))
+        (pool.rows_done, pool.num_workers, sum(s.calls + s.retries for s in pool.stats), *(s.state for s in pool.stats))
         for pool in snapshot.pools
     ]
     return sum(snapshot.statuses.values()), *pools

@@ -1,5 +1,6 @@
 """Runs a phase in a thread of its own while the driver's main thread shows it and watches over it."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -139,11 +140,17 @@ def _as_ours(error: BaseException) -> BaseException:
     """What a worker or the plan raised, as an error of ours: our own kinds travel inside Ray's."""
     if (ours := ours_within(error)) is not None:
         return ours
-    told = " ".join(str(error).split())[-600:]
     return StageError(
-        f"the plan broke ({type(error).__name__}): ...{told}\nwhat is committed is kept; run the same command again "
-        f"to go on. Logs of Ray and the engines: {log_folder()}"
+        f"the plan broke ({type(error).__name__}): {_root_cause(str(error))}\nwhat is committed is kept; run the "
+        f"same command again to go on. Logs of Ray and the engines: {log_folder()}"
     )
+
+
+def _root_cause(told: str) -> str:
+    """What is said by the first exception of a traceback, which the following ones were raised from."""
+    first = re.split(r"\n\n(?:The above exception was|During handling of)", told, maxsplit=1)[0]
+    said = re.split(r'^  File ".*(?:\n    .*)*', first, flags=re.MULTILINE)[-1]
+    return " ".join(said.split())[:600]
 
 
 def _snapshot(coordinator) -> Snapshot | None:

@@ -27,17 +27,17 @@ class Counted:
 
 
 def count_prompts(config: PromptsConfig, *, seed: int, base_dir: str | Path) -> Counted:
-    """Reads the sources as the stage will, where all of them are files of this machine; nothing is fetched."""
+    """Reads the sources as the stage will, where all of them are files of this machine; nothing is fetched.
+
+    Raises ConfigError or DataError as the stage will, where one is not there or cannot be read.
+    """
     if away := [source.path for source in config.sources if "://" in source.path]:
         return Counted(num_rows=None, why_not=f"{away[0]} is not on this machine; say --rows to plan for its size")
     num_rows = num_turns = 0
-    try:
-        prompts = ingest(config, seed=seed, base_dir=str(base_dir))
-        for row in prompts.rows():
-            num_rows += 1
-            num_turns += 1 + len(start_turns(row.messages, prompts.turn_modes[row.source])[1])
-    except (ConfigError, DataError) as error:  # a plan may be made where the data is not
-        return Counted(num_rows=None, why_not=str(error))
+    prompts = ingest(config, seed=seed, base_dir=str(base_dir))
+    for row in prompts.rows():
+        num_rows += 1
+        num_turns += 1 + len(start_turns(row.messages, prompts.turn_modes[row.source])[1])
     return Counted(num_rows=num_rows, mean_turns=num_turns / max(1, num_rows))
 
 

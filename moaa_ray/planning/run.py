@@ -1,21 +1,24 @@
 """The plan of every stage of a recipe: what `moaa plan` prints."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.simulated_line import Conditions
+from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.evaluation.planning import Part, evaluation_parts
 from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.lines.judge import plan_input as plan_judge
 from moaa_ray.lines.mixture import STAGE as GENERATE
 from moaa_ray.lines.mixture import plan_input
+from moaa_ray.lines.sample import STAGE as SAMPLE
 from moaa_ray.lines.sample import plan_input as plan_sample
 from moaa_ray.loading import LoadedPreference, LoadedRecipe, LoadedTraining
 from moaa_ray.planning.cluster import parse_cluster
-from moaa_ray.planning.counting import count_prompts, count_sources, count_training
+from moaa_ray.planning.counting import Counted, count_prompts, count_sources, count_training
 from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
 from moaa_ray.planning.simulating import simulated_text
 from moaa_ray.planning.text import duration, render
@@ -114,17 +117,29 @@ def _rows_of(loaded: LoadedRecipe | LoadedTraining, num_rows: int) -> tuple[_Row
     recipe, notes = loaded.recipe, []
     first, counted = _Rows(num=num_rows or None), None
     if not num_rows and recipe.prompts is not None:
-        counted = count_prompts(recipe.prompts, seed=recipe.seed, base_dir=loaded.base_dir)
+        is_read = isinstance(recipe, Recipe) and GENERATE in recipe.stages
+        counted = _counted(partial(count_prompts, recipe.prompts), loaded, is_read=is_read)
         first = _Rows(num=counted.num_rows, mean_turns=counted.mean_turns)
         notes += [f"note: prompts are not counted: {counted.why_not}"] * bool(counted.why_not)
     later = first.num
     if recipe.sample.sources:
-        counted = count_sources(recipe.sample.sources, seed=recipe.seed, base_dir=loaded.base_dir)
+        is_read = SAMPLE in recipe.stages and not num_rows
+        counted = _counted(partial(count_sources, recipe.sample.sources), loaded, is_read=is_read)
         later = counted.num_rows
         notes += [f"note: sample.sources are not counted: {counted.why_not}"] * bool(counted.why_not)
     if (drawn := recipe.sample.rows) is not None:
         later = min(drawn, later or drawn)
     return first, _Rows(num=later), notes
+
+
+def _counted(count: Callable[..., Counted], loaded: LoadedRecipe | LoadedTraining, *, is_read: bool) -> Counted:
+    """What is counted; what cannot be read is refused where a stage is planned that reads it."""
+    try:
+        return count(seed=loaded.recipe.seed, base_dir=loaded.base_dir)
+    except (ConfigError, DataError) as error:
+        if is_read:
+            raise type(error)(f"{error}; to plan where the data is not, say --rows") from error
+        return Counted(num_rows=None, why_not=str(error))
 
 
 def _rows_to_train_on(loaded: LoadedRecipe | LoadedTraining, stage: Stage, before: _Rows) -> tuple[_Rows, str]:

@@ -16,6 +16,7 @@ from moaa_ray.data.conversations import UNSTORABLE, Columns, UnusableError, chec
 from moaa_ray.data.locations import SourceFiles, find_files, source_name
 from moaa_ray.data.readers import BadRecord, column_names, read_records
 from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.settings.prompts import ColumnsConfig
 from moaa_ray.types import Completion, Message, Row
 
 SECTIONS: Mapping[str, Mapping[str, int]] = {
@@ -80,7 +81,8 @@ def read_pairs(path: str, *, seed: int, base_dir: str) -> LabelledPairs:
             "chosen and rejected, and may have subset and id (RewardBench's format): rename the file's"
         )
     optional = {name: name if name in names else None for name in ("id", "system", "subset")}
-    columns = Columns(kind="prompt", content="prompt", system=optional["system"], id=optional["id"])
+    asked = ColumnsConfig(prompt="prompt")
+    columns = Columns(kind="prompt", content="prompt", system=optional["system"], id=optional["id"], asked=asked)
     wanted = [*_NEEDED, *filter(None, optional.values())]
     pairs: list[LabelledPair] = []
     used: Counter[str] = Counter()

@@ -20,6 +20,7 @@ from moaa_ray.core.judge_stats import JudgeStats, coin_flip_kept_rate, judge_sta
 from moaa_ray.core.judged import JudgeWork
 from moaa_ray.data import publish, schemas
 from moaa_ray.data.filtering import Filter
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.schema_check import check_schema
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError
@@ -128,7 +129,7 @@ def judge_reading(recipe: PreferenceRecipe, name: str, store: Store) -> JudgeWor
 
 
 def _candidates_manifest(store: Store) -> publish.Manifest:
-    if not store.exists(f"{CANDIDATES}/manifest.json"):
+    if not store.exists(f"{CANDIDATES}/{MANIFEST}"):
         raise ConfigError(f"{store.uri}/{CANDIDATES}: no candidates there; run `moaa sample` first")
     return publish.read_manifest(store, CANDIDATES)
 
@@ -142,7 +143,7 @@ def _candidate_rows(store: Store) -> Iterator[Row]:
 def _num_candidates(store: Store, rows: list[Row]) -> int:
     """The most candidates of a row; as many as before where the work has begun, for its passes hang on it."""
     most = max((len(row.answers[CANDIDATES]) for row in rows), default=2)
-    if store.exists("judgments/manifest.json"):
+    if store.exists(f"judgments/{MANIFEST}"):
         most = max(most, publish.read_manifest(store, "judgments").facts["num_candidates"])
     return most
 

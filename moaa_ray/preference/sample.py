@@ -13,6 +13,7 @@ from rich.console import Console
 from moaa_ray.core.candidates import CANDIDATES
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.data import publish, schemas
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.sources import ingest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ def rows_to_sample(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number:
 
 def _rows_of_sft(store: Store) -> Iterator[Row]:
     """The conversations that the student was tuned on, each without its last answer."""
-    if not store.exists("sft/manifest.json"):
+    if not store.exists(f"sft/{MANIFEST}"):
         raise ConfigError(
             f"{store.uri}/sft: no published rows there to take prompts from; run `moaa generate` first, or set "
             "sample.sources"

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.publish import read_manifest
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
@@ -55,7 +56,7 @@ class JudgeFiles:
 def judges_of(store: Store) -> list[str]:
     """The judges with judgments in a run; the one whose pairs are the run's comes first."""
     paths = store.list("judges")
-    names = [path.split("/")[1] for path in paths if path.endswith("/judgments/manifest.json") and path.count("/") == 3]
+    names = [path.split("/")[1] for path in paths if path.endswith(f"/judgments/{MANIFEST}") and path.count("/") == 3]
     in_use = _in_use(store)
     return sorted(names, key=lambda name: (name != in_use, name))
 

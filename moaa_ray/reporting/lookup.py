@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from moaa_ray.data.manifest import open_shard, read_manifest
+from moaa_ray.data.manifest import MANIFEST, open_shard, read_manifest
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 
@@ -40,7 +40,7 @@ class FoundRow:
 
 def is_published(store: Store, folder: str) -> bool:
     """Whether the folder is there as a whole."""
-    return store.exists(f"{folder}/manifest.json")
+    return store.exists(f"{folder}/{MANIFEST}")
 
 
 def find_rows(

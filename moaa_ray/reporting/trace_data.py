@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 from moaa_ray.reporting.cards import candidates_of
@@ -168,7 +169,7 @@ def _state(store: Store, stage: str, row: FoundRow | None, failure: FoundRow | N
 def _published(store: Store, row: FoundRow, out: Layout) -> None:
     """What made the folder that a row is in."""
     folder, name = row.path.split("/")
-    manifest = json.loads(store.read(f"{folder}/manifest.json"))
+    manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
     shard = next(shard["sha256"] for shard in manifest["shards"] if shard["name"] == name)
     facts = ", ".join(f"{key} {out.digest(str(value))}" for key, value in manifest["facts"].items())
     out.line(

@@ -71,7 +71,7 @@ class ModelConfig(Config):
     request_timeout_s: Annotated[float, Execution] = Field(default=600.0, gt=0)
     """Seconds after which a request counts as hung."""
     max_attempts: Annotated[int, Execution] = Field(default=3, ge=1, le=20)
-    """How often one request is tried before it is a failure."""
+    """How often one request is tried before it is a failure; one that timed out is tried again at endpoints only."""
     num_cpus: Annotated[float, Execution] = Field(default=1.0, ge=0)
     """CPU slots one worker takes."""
     node_labels: Annotated[dict[LabelKey, LabelValue], Execution] = Field(default={})

@@ -37,6 +37,7 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "less_than_equal": ("at most {le}", "lower it to {le} or less"),
     "finite_number": ("a finite number", "write it in digits"),
     "too_short": ("at least {min_length} of them", "add one"),
+    "string_too_short": ("text that is not empty", "write some, or take it out"),
     "string_too_long": ("at most {max_length} characters long", "shorten it"),
     "string_pattern_mismatch": ("made of letters, digits, '.', '_' and '-', a letter or digit first", "rename it"),
 }

@@ -1,7 +1,7 @@
 """The `mixture` section of a recipe: slots, proposer layers, the aggregator."""
 
 from collections import Counter
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,7 +22,7 @@ class SlotConfig(Config):
     """0: no limit."""
     min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -143,7 +143,7 @@ class OpenaiModel(ModelConfig):
     system_role: bool = True
     """false: fold the system prompt into the first user turn (templates without a system role)."""
     requests_per_minute: Annotated[int | None, Execution] = Field(default=None, ge=1)
-    """Limit of the endpoint, shared by all replicas of this pool."""
+    """Limit of the endpoint, shared by all workers that ask this model at a time, whatever they ask it for."""
     num_cpus: Annotated[float, Execution] = Field(default=0.1, ge=0)
 
     @field_validator("base_url")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from moaa_ray.data import publish
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import FILES, digest_of_model, student_folder
 from moaa_ray.errors import ConfigError
@@ -51,7 +52,7 @@ def _template(path: str) -> str:
 
 def _check_on_policy(store: Store, place: str, digest: str) -> None:
     """Raise ConfigError where the pairs of this run are completions of another model than the one to be tuned."""
-    if not store.exists("pairs/manifest.json"):
+    if not store.exists(f"pairs/{MANIFEST}"):
         return
     sampled_from = str(publish.read_manifest(store, "pairs").facts.get("student", ""))
     if sampled_from.startswith(FILES) and sampled_from != FILES + digest:

@@ -116,6 +116,20 @@ def test_short_work_and_rate_limits_get_no_further_engines():
     assert replicas(plan_line([pool("a", 1.0, floor_s_per_row=0.25)], cluster(8, 8), num_rows=1000)) == [[4]]
 
 
+def test_pools_of_one_engine_have_its_limit_together_while_they_stand_together():
+    """3 and 1 requests a row at 0.25 s each are 1 s a row, of which they get 3/4 and 1/4; apart they take 0.75 + 0.25.
+
+    Another engine's limit is its own.
+    """
+    both = [pool(name, 0.1, engine="e", floor_s_per_row=floor_s) for name, floor_s in (("a", 0.75), ("b", 0.25))]
+    plan = plan_line([*both, pool("c", 0.1, floor_s_per_row=0.5)], cluster(3), num_rows=100, phases=1)
+    assert [planned.spec.share for planned in plan.phases[0].pools] == [0.75, 0.25, 1.0]
+    assert plan.phases[0].work_s == plan.work_bound_s == 100
+    apart = plan_line(both, cluster(1), num_rows=100)
+    assert [phase.pools[0].spec.share for phase in apart.phases] == [1.0, 1.0]
+    assert [phase.work_s for phase in apart.phases] == [75, 25]
+
+
 def test_thousands_of_gpus_are_planned_exactly():
     """4,096 GPUs in nodes of 8, engines of 1 and 4 GPUs: 1 x 1 + 4 x 0.5 = 3 GPU-seconds a row, so 3 / 4096 s."""
     plan = plan_line([pool("a", 1.0), pool("b", 0.5, num_gpus=4)], cluster(*[8] * 512), num_rows=10**7, phases=1)

@@ -74,7 +74,7 @@ def _published(kind, world):
     if kind == "posix":
         return {name: data for name, data in files.items() if name.endswith(".parquet")}
     names = (
-        [shard["name"] for shard in json.loads(files["manifest.json"])["shards"]] if "manifest.json" in files else []
+        [shard["name"] for shard in json.loads(files["_manifest.json"])["shards"]] if "_manifest.json" in files else []
     )
     return {name: files.get(name) for name in names}
 

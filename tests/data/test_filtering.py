@@ -215,7 +215,7 @@ def test_an_evaluation_file_that_is_not_there_is_named(tmp_path):
 def test_an_evaluation_file_without_a_column_of_prompts_says_what_to_rename(tmp_path):
     names = write(tmp_path, [{"body": "x"}])
     with pytest.raises(
-        ConfigError, match=r"filters\.decontaminate\.0.*\['body'\].*renaming it to 'prompt' in .*eval\.jsonl"
+        ConfigError, match=r"filters\.decontaminate\.0.*\['body'\] of .*eval\.jsonl .*renaming it to 'prompt'"
     ):
         open_filter(tmp_path, decontaminate=names)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moaa_ray.data import commit, publish, schemas
+from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, DataError, FencedError
 from tests.data.faulty_store import KINDS, ROOT, World, store_on
 
@@ -44,6 +45,14 @@ def test_a_copy_of_a_run_that_lacks_a_shard_is_refused_with_its_name(kind):
     store.delete(lost)
     with pytest.raises(DataError, match=f"{lost} is gone or damaged .*; run the stage that made it again"):
         list(publish.read_batches(store, "sft", 10))
+
+
+def test_other_programs_read_a_published_folder_as_it_is(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    store = open_store(str(tmp_path))
+    publish.publish(store, commit.take_epoch(store, {}), "sft", [_rows(25)], SCHEMA, 10, {})
+    assert pq.read_table(tmp_path / "sft").equals(_rows(25))
+    assert list(pandas.read_parquet(tmp_path / "sft")["id"]) == [f"r{i}" for i in range(25)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +196,7 @@ def _put_a_stale_one(world, names, rng):
 
 
 def _edit_the_manifest(world, names, rng):
-    path = f"{ROOT}/sft/manifest.json"
+    path = f"{ROOT}/sft/_manifest.json"
     body = json.loads(world.files[path])
     place = rng.choice(["rows", "facts", "shards", "schema", "sha256", "format_version", "name", "new"])
     if place == "shards":

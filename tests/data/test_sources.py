@@ -121,8 +121,28 @@ def test_wrong_columns_are_refused_before_any_row_is_read(tmp_path, columns, sai
 
 
 def test_a_file_without_any_usual_column_is_refused_with_what_it_has(tmp_path):
-    with pytest.raises(ConfigError, match=r"none of the columns \['a', 'b'\] is called messages, conversation"):
+    with pytest.raises(ConfigError, match=r"\['a', 'b'\] of .*/p.jsonl is called messages, conversation"):
         open_set(tmp_path, write(tmp_path, [{"a": 1, "b": 2}]))
+
+
+def test_rows_of_several_forms_in_one_file_are_each_read_by_their_own(tmp_path):
+    records = [{"prompt_id": i, "prompt": f"q{i}", "system": "s"} for i in range(150)]
+    records[0] = {"id": "a", "messages": [user("first")]}
+    records[1] |= {"messages": None}
+    records[149] = {"question": "last"}
+    found, rows = read(tmp_path, write(tmp_path, [*records, {"prompt": 5}, {"text": [5]}]))
+    assert [row["messages"] for row in rows[:2]] == [[user("first")], [system("s"), user("q1")]]
+    assert [row["id"] for row in rows[:3]] == ["a", "1", "2"]
+    assert (len(rows), rows[149]["messages"]) == (150, [user("last")])
+    assert found.counts["p"].dropped == {"wrong_type": 2}
+    assert "column 'prompt': holds int" in found.rejected().to_pylist()[0]["detail"]
+
+
+def test_a_column_that_the_recipe_names_is_the_only_one_that_is_read(tmp_path):
+    source = write(tmp_path, [{"messages": [user("q")]}, {"prompt": "q2"}]) | {"columns": {"messages": "messages"}}
+    found, rows = read(tmp_path, source)
+    assert [row["messages"] for row in rows] == [[user("q")]]
+    assert found.counts["p"].dropped == {"empty": 1}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

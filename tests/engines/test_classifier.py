@@ -460,7 +460,7 @@ def test_another_head_in_the_folder_is_another_run(judge, tmp_path):
     loaded = LoadedRecipe(recipe=recipe, base_dir=tmp_path, path=tmp_path / "recipe.yaml")
     store = open_store(str(tmp_path / "run"))
     assert open_run(store, loaded, prompt_versions={}) is False
-    store.put("sft/manifest.json", b"{}")
+    store.put("sft/_manifest.json", b"{}")
     make_judge(folder, judge, labels=2)
     with pytest.raises(ConfigError, match=r"models\.rm\.files was "):
         open_run(store, loaded, prompt_versions={})

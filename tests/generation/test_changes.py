@@ -97,7 +97,7 @@ def test_a_model_folder_with_other_weights_is_refused(folder, finished):
     recipe = runs.write_recipe(own, models="c: {engine: vllm, model: ./model, device: cpu}")
     store = open_store(str(own / "run"))
     open_run(store, load_recipe(recipe), prompt_versions=prompt_versions())
-    store.put("sft/manifest.json", b"{}")  # rows were made
+    store.put("sft/_manifest.json", b"{}")  # rows were made
     (own / "model/model.safetensors").write_text("other weights", encoding="utf-8")
     assert "models.c.files was " in refused(recipe, code=2)
 

@@ -13,15 +13,17 @@ from moaa_ray.types import Completion, Failure, Message, Request, Sampling
 class ScriptedEngine:
     """Does what stands in the user's text: "error", "refuse", "die", "die late", "wait", "wait a little", or answers.
 
-    It writes what happens to it into a log that all engines of a test share. Unlike FakeEngine it lets
-    its other requests hang when it dies.
+    "flaky" is an error twice, and then answered. It writes what happens to it into a log that all engines of a test
+    share. Unlike FakeEngine it lets its other requests hang when it dies.
     """
 
     window = 100
 
-    def __init__(self, log: list[str], *, start_errors=()):
+    def __init__(self, log: list[str], *, start_errors=(), max_attempts: int = 1):
         self._log = log
         self._start_errors = start_errors
+        self.max_attempts = max_attempts
+        self.asked: list[Request] = []
 
     async def start(self):
         self._log.append("start")
@@ -31,8 +33,11 @@ class ScriptedEngine:
 
     async def generate(self, request: Request) -> Completion:
         text = request.messages[-1]["content"]
+        self.asked.append(request)
         match text:
-            case "error":
+            case "flaky" if len(self.asked) > 2:
+                pass
+            case "error" | "flaky":
                 raise RequestError("too_busy", "try later", retryable=True)
             case "refuse":
                 raise RequestError("bad_request", "no", retryable=False)
@@ -74,10 +79,12 @@ class Deaths:
         await asyncio.sleep(0)
 
 
-def make_host(log, *, timeout_s=20.0, hang_after_s=20.0, keep_trying=False, start_errors=()) -> EngineHost:
+def make_host(
+    log, *, timeout_s=20.0, hang_after_s=20.0, keep_trying=False, start_errors=(), max_attempts=1
+) -> EngineHost:
     errors = list(start_errors)
     return EngineHost(
-        lambda: ScriptedEngine(log, start_errors=errors),
+        lambda: ScriptedEngine(log, start_errors=errors, max_attempts=max_attempts),
         on_death=Deaths(log),
         request_timeout_s=timeout_s,
         hang_after_s=hang_after_s,
@@ -166,6 +173,70 @@ def test_a_request_error_is_a_failure_with_its_reason():
         await host.stop()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "max_attempts", "num_asked", "failures"),
+    [
+        ("flaky", 3, 3, {}),
+        ("flaky", 2, 2, {"too_busy": 1}),
+        ("error", 3, 3, {"too_busy": 1}),
+        ("error", 1, 1, {"too_busy": 1}),
+        ("refuse", 3, 1, {"bad_request": 1}),
+        ("wait", 3, 1, {"timeout": 1}),
+    ],
+)
+def test_what_may_pass_away_is_asked_again_as_it_was_and_counts_as_one_call(text, max_attempts, num_asked, failures):
+    engines = []
+
+    async def main():
+        host = make_host([], timeout_s=5.0, max_attempts=max_attempts)
+        await host.ready()
+        engines.append(host._engine)
+        assert isinstance(await host.answer(ask(text)), Failure if failures else Completion)
+        assert (host.stats().calls, host.stats().failures, host.stats().retries) == (1, failures, num_asked - 1)
+        await host.stop()
+
+    skipped_s = run_skipping(main())
+    assert engines[0].asked == [ask(text)] * num_asked
+    if num_asked == 3:
+        assert 0.75 < skipped_s < 2  # 0.5 and 1 s, each less up to half
+
+
+def test_what_waits_to_be_tried_again_hears_of_the_death_too():
+    """Not so, it would be with the next engine, and nobody would know that it was with the one that died."""
+
+    async def main():
+        host = make_host([], max_attempts=3)
+        await host.ready()
+        waiting = await started(asyncio.create_task(host.answer(ask("error"))))
+        assert host.stats().open_requests == 0
+        with pytest.raises(EngineDiedError):
+            await host.answer(ask("die"))
+        await host.ready(after=1)
+        with pytest.raises(EngineDiedError) as died:
+            await waiting
+        assert died.value.generation == 1
+        await host.stop()
+
+    run_skipping(main())
+
+
+def test_a_completion_without_text_is_counted_as_the_failure_that_it_will_be():
+    async def main():
+        host = make_host([])
+        await host.ready()
+        host._engine.generate = nothing_said  # pyright: ignore
+        await host.answer(ask("Hi"))
+        stats = host.stats()
+        assert (stats.calls, stats.failures, stats.prompt_tokens) == (1, {"empty": 1}, 7)
+        await host.stop()
+
+    asyncio.run(main())
+
+
+async def nothing_said(_request) -> Completion:
+    return Completion(text=" \n", finish_reason="stop", prompt_tokens=7, completion_tokens=1)
 
 
 def test_a_request_that_takes_too_long_is_a_failure_and_the_engine_lives_on():
@@ -286,10 +357,10 @@ def test_the_hang_limit_is_patient_at_first_and_then_follows_the_engines_own_lat
     async def main():
         host = make_host([], hang_after_s=0.5, timeout_s=20.0)
         await host.ready()
-        assert host.hang_limit_s() == 5.0
+        assert host.patience.limit_s == 5.0
         for _ in range(20):
             await host.answer(ask("Hi"))
-        assert host.hang_limit_s() == 0.5
+        assert host.patience.limit_s == 0.5
         await host.stop()
 
     asyncio.run(main())

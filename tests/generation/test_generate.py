@@ -1,6 +1,7 @@
 """The generate command with fake engines on a real local Ray, undisturbed and killed."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,8 @@ def test_rows_that_kill_an_engine_or_its_worker_are_quarantined_and_no_neighbour
     code, output = runs.run(runs.write_recipe(folder, name="poison", models=models))
     assert code == 0, output
     assert f"{NUM_ROWS} prompts = {NUM_ROWS - 5} ok, 4 quarantined, 1 failed" in output
+    assert "raylet" not in output
+    assert re.search(r"aggregate .* empty 1$", output, re.MULTILINE)
     bad = {row["id"]: row for row in runs.failures(folder / "poison")}
     assert {i: row["status"] for i, row in bad.items()} == {
         "r00007": "quarantined", "r00123": "quarantined", "r00023": "quarantined", "r00066": "quarantined",
@@ -86,6 +89,18 @@ def test_rows_that_kill_an_engine_or_its_worker_are_quarantined_and_no_neighbour
     assert len(bad["r00091"]["proposals"]) == 3
     good = [row for row in runs.rows(undisturbed) if row["id"] not in bad]
     assert runs.rows(folder / "poison") == good
+
+
+def test_calls_that_fail_twice_cost_no_row_and_no_second_start(folder, undisturbed):
+    models = """
+    a: {engine: fake, faults: {"Question 7": flaky}}
+    agg: {engine: fake, faults: {"Question 9": flaky}}
+    """.strip()
+    code, output = runs.run(runs.write_recipe(folder, name="flaky", models=models))
+    assert code == 0, output
+    assert f"{NUM_ROWS} prompts = {NUM_ROWS} ok" in output
+    assert "fake_flaky" not in output
+    assert runs.digest(folder / "flaky") == runs.digest(undisturbed)
 
 
 @pytest.mark.long

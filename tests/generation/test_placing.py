@@ -30,6 +30,18 @@ def test_the_rate_of_an_endpoint_is_shared_by_as_many_workers_as_the_pool_may_ha
     assert pool.work.make_engine.keywords["share"] == 1 / most
 
 
+def test_the_rate_of_an_endpoint_is_divided_among_the_pools_that_ask_it(tmp_path: Path):
+    """Three proposals and one synthesis a row: 3/4 and 1/4 of the rate, over two workers each; b has no rate."""
+    text = RECIPE.format(replicas="2, requests_per_minute: 60").replace("{model: agg}", "{model: hosted}")
+    text = text.replace("  agg: {engine: fake}\n", "  b: {engine: fake}\n")
+    text = text.replace("[{model: hosted}]", "[{model: hosted, num_samples: 3}, {model: b}]")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    plan = plan_generate(recipe, Cluster(nodes=(Node(num_gpus=0, num_cpus=8),)), 8)
+    pools = line_pools(plan_input(recipe), plan, plan.phases[0], mixture_passes(recipe))
+    assert [pool.work.make_engine.keywords["share"] for pool in pools] == [3 / 8, 1, 1 / 8]
+
+
 def test_the_workers_get_the_split_that_the_plan_has_chosen(tmp_path: Path):
     """Nothing about GPUs stands in this recipe: a 70B in 16 bits takes four H100s."""
     model = "{engine: vllm, model: meta-llama/Llama-3.1-70B-Instruct, context_window: 8192}"

@@ -7,7 +7,14 @@ RESTART_S, REQUEST_S, HANG_S = 100.0, 50.0, 30.0
 
 
 def seen(
-    *, reports: int, calls: int = 0, state: str = "up", open_requests: int = 0, num_rows: int = 0, incarnation: int = 1
+    *,
+    reports: int,
+    calls: int = 0,
+    retries: int = 0,
+    state: str = "up",
+    open_requests: int = 0,
+    num_rows: int = 0,
+    incarnation: int = 1,
 ) -> Snapshot:
     """A line of one pool with one worker."""
     pulse = Pulse(
@@ -20,7 +27,7 @@ def seen(
         open_requests=open_requests,
         num_rows=num_rows,
     )
-    stats = [HostStats(state=state, calls=calls)]
+    stats = [HostStats(state=state, calls=calls, retries=retries)]
     return snapshot(pool("p", stats=stats, pulses=[pulse]), blocks=1, rows=4)
 
 
@@ -42,6 +49,7 @@ def test_a_line_in_which_nothing_moves_is_stalled_after_its_limit():
 
 def test_a_line_that_moves_now_and_then_is_not_stalled():
     assert stalled_at(looks(1000, lambda t: seen(reports=t, calls=t // 90))) is None
+    assert stalled_at(looks(1000, lambda t: seen(reports=t, retries=t // 90))) is None
 
 
 def test_an_engine_that_starts_or_tries_to_is_no_stall_as_long_as_its_worker_says_so():

@@ -124,6 +124,19 @@ def test_prompts_that_are_elsewhere_are_not_fetched_to_be_counted():
     assert "note: prompts are not counted: s3://bucket/prompts is not on this machine; say --rows" in text
 
 
+@pytest.mark.parametrize("path", ["gone.jsonl", "gone-*.parquet"])
+def test_prompts_that_are_not_there_are_refused_as_by_the_run_but_for_a_number_of_rows_or_another_stage(path):
+    for field in ("prompts.sources.0.path", "sample.sources.0.path"):
+        overrides = [f"{field}={path}"]
+        with pytest.raises(ConfigError, match=r"= 'gone.* no such file.* to plan where the data is not, say --rows"):
+            plan_for_cli(load_to_plan(JOBS / "demo.yaml", overrides), cluster="cpus=8", num_rows=0)
+        assert "generate: 7 rows" in plan_for_cli(
+            load_to_plan(JOBS / "demo.yaml", overrides), cluster="cpus=8", num_rows=7
+        )
+        later = load_to_plan(JOBS / "demo.yaml", [*overrides, "run.stages=[judge, dpo]"])
+        assert "not counted: " in plan_for_cli(later, cluster="cpus=8", num_rows=0)
+
+
 def write_rows(path: Path, num_rows: int) -> str:
     path.write_text('{"messages": []}\n' * num_rows, encoding="utf-8")
     return str(path)

@@ -304,7 +304,7 @@ def test_best_is_what_the_judge_ranks_first_and_each_judge_has_a_dataset_of_its_
     assert [one["proposals"][0]["proposer"] for one in rows_of(tmp_path, "best-3-other")] == ["b", "agg", "a"] * 3
     assert longest.judging is not None
     assert sum(pool.calls for pool in longest.judging.usage) == 27
-    assert (tmp_path / "run/baselines/judges/rule/judgments/manifest.json").exists()
+    assert (tmp_path / "run/baselines/judges/rule/judgments/_manifest.json").exists()
     assert not (tmp_path / "run/pairs").exists()
     (again,) = make_baselines(loaded, ["best"])
     assert again.judging is not None

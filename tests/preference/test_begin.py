@@ -93,7 +93,7 @@ def drawn(tmp_path, number: int = 1, **sample) -> list[str]:
     path.write_text(f"name: r\nrun_dir: {tmp_path}/run\nmodels: {{student: {{engine: fake}}}}\n", encoding="utf-8")
     loaded = with_student(load_preference(path, [f"sample.{name}={value}" for name, value in sample.items()]))
     store = open_store(loaded.run_dir)
-    if not store.exists("sft/manifest.json"):
+    if not store.exists("sft/_manifest.json"):
         join_run(store, loaded)
         said = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]
         records = [

@@ -49,4 +49,4 @@ def test_candidates_and_pairs_on_s3_are_the_bytes_of_local_ones(tmp_path: Path):
                 for store in (local, remote)
             ]
             assert bytes_of[0] == bytes_of[1], folder
-        assert remote.exists("judges/rule/judgments/manifest.json")
+        assert remote.exists("judges/rule/judgments/_manifest.json")

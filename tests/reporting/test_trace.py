@@ -76,7 +76,7 @@ def test_a_kept_prompt_is_followed_from_its_proposals_to_its_pair(store):
 
 
 def test_hashes_are_those_of_the_files(store):
-    manifest = json.loads(store.read("sft/manifest.json"))
+    manifest = json.loads(store.read("sft/_manifest.json"))
     text = trace_prompt(store.uri, "kept")
     assert (
         f"sft: manifest {manifest['sha256'][:12]}, part-00000.parquet sha256 {manifest['shards'][0]['sha256'][:12]}"

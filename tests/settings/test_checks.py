@@ -60,6 +60,11 @@ def test_a_slot_with_an_unknown_model_names_the_nearest(tmp_path):
     assert "1 problem\n" in text  # that `strong` is unused follows from the slip
 
 
+def test_an_empty_stop_text_is_refused(tmp_path):
+    text = problems(tmp_path, aggregator={"model": "a", "stop": ["END", ""]})
+    assert "mixture.aggregator.stop.1 = '': must be text that is not empty; write some, or take it out" in text
+
+
 def test_an_unused_model_is_refused(tmp_path):
     text = problems(tmp_path, models={"a": {"engine": "fake"}, "spare": {"engine": "fake"}})
     assert "models.spare: no slot of the mixture uses it, and no judge; take it out, or add one" in text

@@ -1,0 +1,54 @@
+"""vLLM's own engine inside this process, on a tiny model; one start serves all checks."""
+
+import asyncio
+import os
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+
+from moaa_ray.demo.tiny import make_tiny_model
+from moaa_ray.engines.base import EngineStartError, RequestError
+from moaa_ray.engines.build import build_engine
+from moaa_ray.engines.vllm import VllmEngine
+from moaa_ray.settings.models import VllmModel
+from tests.engines.contract import ask, check_contract
+
+pytestmark = pytest.mark.slow
+
+_WINDOW = 512
+_REFUSED = {"json_schema": "{", "stop": ("",), "regex": "(", "logprobs": 10_000}
+
+
+class AlsoRefusing(VllmEngine):
+    """Is asked, before the contract is checked, for what vLLM refuses."""
+
+    async def start(self):
+        await super().start()
+        for name, value in _REFUSED.items():
+            request = ask(f"Refuse {name}.")
+            request = replace(request, sampling=replace(request.sampling, **{name: value}))
+            with pytest.raises(RequestError, match=r"^bad_request: ..") as raised:
+                await self.generate(request)
+            assert raised.value.retryable is False
+            with pytest.raises(RequestError, match=r"^bad_request: .."):
+                await anext(aiter(self.stream(request)))
+
+
+@pytest.fixture
+def config(tmp_path) -> VllmModel:
+    model = make_tiny_model(tmp_path / "tiny", seed=1, window=_WINDOW)
+    return VllmModel(engine="vllm", model=str(model), concurrency=16)
+
+
+@mock.patch.dict(os.environ)
+def test_vllm_keeps_the_contract_and_what_it_refuses_ends_that_request_alone(config):
+    asyncio.run(check_contract(lambda: AlsoRefusing(config, on_gpu=False)))
+
+
+@mock.patch.dict(os.environ)
+@pytest.mark.parametrize("args", [{"block_size": -3}, {"max_num_batched_tokens": 1}, {"no_such_argument": 1}])
+def test_settings_that_can_never_work_are_refused_at_once(config, args):
+    engine = build_engine(config.model_copy(update={"engine_args": args}))
+    with pytest.raises(EngineStartError, match="vLLM refuses"):
+        asyncio.run(engine.start())
