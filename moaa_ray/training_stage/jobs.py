@@ -89,6 +89,7 @@ def make_job(
             activation_checkpointing=config.activation_checkpointing,
             compile=config.compile,
             keep_gathered=config.keep_gathered,
+            sharding=config.sharding,
             max_grad_norm=config.max_grad_norm,
             adamw=adamw,
         ),
