@@ -261,6 +261,9 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "lora with strategy = deepspeed: not supported; choose fsdp2, ddp or single" in refused(
         write_recipe(folder, "one"), "sft.lora.rank=4", "sft.strategy=deepspeed"
     )
+    assert "sft.strategy = deepspeed with run_dir = memory://run: it saves to file systems only" in refused(
+        write_recipe(folder, "one"), "sft.strategy=deepspeed", "run_dir=memory://run"
+    )
     assert "strategy = single with workers = 2" in refused(write_recipe(folder, "one"), "sft.strategy=single")
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
