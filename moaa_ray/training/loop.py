@@ -25,6 +25,7 @@ from moaa_ray.training.feed import Feed, StepData, Units
 from moaa_ray.training.job import Job
 from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
+from moaa_ray.training.memory import is_lack_of_memory, out_of_memory
 from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog
 from moaa_ray.training.preparing import student_tokenizer
@@ -66,12 +67,11 @@ def train(job: Job, world: World) -> State:
             state = _run_steps(parts, state)
         _finish(parts, state)
         return state
-    except torch.OutOfMemoryError as error:
-        raise StageError(
-            f"{job.stage}: out of memory on {world.device} ({' '.join(str(error).split())[:200]}); lower "
-            f"{job.stage}.micro_batch (now {job.micro_batch}) or max_tokens, set activation_checkpointing, or give "
-            "more workers to strategy fsdp2; the same command goes on from the last checkpoint"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise out_of_memory(job, f"out of memory in a worker on {world.device} ({said})") from error
 
 
 def _start(job: Job, world: World) -> tuple[_Parts, State]:

@@ -136,6 +136,16 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     assert_same_bits(folder / "killed", unbroken)
 
 
+@pytest.mark.slow
+def test_a_worker_that_the_kernel_kills_is_told_with_the_settings_that_make_room(folder):
+    process = start(write_recipe(folder, "full"), "sft.max_restarts=0")
+    wait_for_step(folder / "full", 1, process)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    code, output = runs.finish(process)
+    assert code == 3, output
+    assert "killed or crashed. The kernel kills where a node's memory is full" in " ".join(output.split())
+
+
 def replace(cluster, node: nodes.Node, process: subprocess.Popen) -> None:
     """Lose the node, let another one join, and wait for a good end."""
     node.lose()
