@@ -36,8 +36,10 @@ from moaa_ray.training.step import StepResult, check_finite, preference_step, sf
 from moaa_ray.training.strategies.base import Strategy, World, from_first
 from moaa_ray.training.strategies.build import build_strategy
 
-FLOAT32_LIMIT, BF16_LIMIT = 1e-2, 2.0
-"""Nats by which an exported model may differ on a token; a wrong or missing weight gives far more than rounding."""
+FLOAT32_LIMIT, BF16_LIMIT = 1e-3, 0.15
+"""Nats by which an exported model may differ on a token, in the mean. In bfloat16 models of two layers differ by 0.001
+to 0.04, and by 0.12 to 1.2 where one matrix is zero or shifted (by 0.02 for the queries of gemma2, whose scores are
+capped). Single tokens say less: rounding alone moves improbable ones by a nat in large models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,10 +226,8 @@ def _finish(parts: _Parts, state: State) -> None:
 
 
 def _verify(parts: _Parts) -> None:
-    """Load a model that was exported to a disk, and compare what it says of some tokens with what the student says."""
+    """Load the exported model, and compare what it says of some tokens with what the student says."""
     folder = f"{parts.job.run_uri}/{parts.job.model_path}"
-    if "://" in folder:
-        return
     document = parts.units.read([0])[0].documents[0]
     is_bf16 = parts.job.numerics.is_bf16
     difference = verify_export(parts.strategy, folder, document.tokens[:64].tolist())
