@@ -142,7 +142,7 @@ def test_a_worker_that_the_kernel_kills_is_told_with_the_settings_that_make_room
     wait_for_step(folder / "full", 1, process)
     os.kill(workers_of(process)[0], signal.SIGKILL)
     code, output = runs.finish(process)
-    assert code == 3, output
+    assert code == 4, output
     assert "killed or crashed. The kernel kills where a node's memory is full" in " ".join(output.split())
 
 
@@ -298,6 +298,7 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("tokenizer.json", "{", "its tokenizer cannot be loaded (JSONDecodeError"),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "its tokenizer cannot be loaded"),
         ("config.json", '{"model_type": "gpt2", "vocab_size": 2000}', "has no list of decoder layers"),
+        ("config.json", '{"model_type": "stablelm", "vocab_size": 2000}', "its layers call attention in another way"),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):
