@@ -48,7 +48,8 @@ class LoraConfig(Config):
     alpha: float = Field(default=32.0, gt=0)
     """An adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Part of an adapter's inputs that is set to 0 in training."""
+    """Part of an adapter's inputs that is set to 0 in training. Workers draw their own: above 0, another number of
+    them, or another micro_batch, trains a slightly different model."""
     targets: list[str] = Field(default_factory=list)
     """Names of linear layers, as in [q_proj, v_proj]; empty: all of the decoder layers."""
 
