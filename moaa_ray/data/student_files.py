@@ -1,9 +1,16 @@
 """The student's files on this machine: a local folder as it is, a cloud URI or a hub id copied once."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import fsspec
+
+from moaa_ray.data.local_store import told
+from moaa_ray.data.store import open_store
 from moaa_ray.engines.base import EngineStartError
 from moaa_ray.engines.weights import local_weights
 from moaa_ray.errors import ConfigError
@@ -31,6 +38,23 @@ def student_folder(model: str, revision: str = "") -> str:
             f"student.model = {model!r}: is no folder here, and the hub does not give it ({type(error).__name__}: "
             f"{said}); correct the name, or copy the model into a folder"
         ) from error
+
+
+@contextmanager
+def fetched(folder_uri: str) -> Iterator[str]:
+    """A local folder with the files of a model; from an object store they are copied, until the block ends.
+
+    The copy goes to TMPDIR. Raises StageError where it cannot be made.
+    """
+    store = open_store(folder_uri)
+    if store.can_rename:
+        yield store.uri
+        return
+    with TemporaryDirectory(prefix="moaa-model-") as folder:
+        fs, path = fsspec.core.url_to_fs(folder_uri, use_listings_cache=False)
+        with told(folder, "*"):
+            fs.get(path.rstrip("/") + "/", f"{folder}/", recursive=True)
+        yield folder
 
 
 def digest_of_model(folder: str) -> str:

@@ -83,7 +83,7 @@ def plan_training(
     else:
         seconds = training_seconds(shape, work, gpu, workers)
         notes.append(f"Training: {ASSUMED_MFU:.0%} of the peak in bfloat16 and {START_S:.0f} s to start are assumed.")
-    held = _check_memory(config, stage, shape, gpu, workers)
+    held = _check_memory(config, stage, shape, gpu, cluster.largest_node, workers)
     price = recipe.plan.gpu_hour_usd
     num_steps = int(units * config.epochs) // config.batch  # as in training, what fills no step is left out
     if not num_steps:
@@ -139,29 +139,56 @@ def _state_bytes(config: SftConfig | DpoConfig, shape: ModelShape, num_shards: i
     return lora_state_bytes(shape, num_adapters, 2 if config.precision == "bf16" else 4, num_shards)
 
 
+def _num_shards(config: SftConfig | DpoConfig, node_gpus: int, workers: int) -> int:
+    """By how many the state on each GPU is divided, on nodes of so many GPUs; nodes of one GPU shard over all."""
+    if config.strategy not in ("fsdp2", "deepspeed"):
+        return 1
+    is_hybrid = config.strategy == "fsdp2" and config.sharding == "node" and node_gpus > 1
+    return min(workers, node_gpus) if is_hybrid else workers
+
+
 def _check_memory(
-    config: SftConfig | DpoConfig, stage: Stage, shape: ModelShape | None, gpu: GpuType | None, workers: int
+    config: SftConfig | DpoConfig,
+    stage: Stage,
+    shape: ModelShape | None,
+    gpu: GpuType | None,
+    node_gpus: int,
+    workers: int,
 ) -> float | None:
     """Bytes of the model's state on each GPU. Raises ConfigError where a GPU cannot hold them."""
     if shape is None or gpu is None:
         return None
     if config.cpu_offload:
         return 0.0
-    is_sharded = config.strategy in ("fsdp2", "deepspeed")
-    held, room = _state_bytes(config, shape, workers if is_sharded else 1), gpu.memory_bytes - RESERVE_BYTES
+    shards = _num_shards(config, node_gpus, workers)
+    held, room = _state_bytes(config, shape, shards), gpu.memory_bytes - RESERVE_BYTES
     gathered = shape.num_params * GATHERED_BYTES if config.keep_gathered else 0.0
+    node = node_gpus if node_gpus < workers else max(node_gpus, gpu.gpus_per_node)  # more GPUs may be in larger ones
+    within = f" (sharded over the {shards} of a node)" if 1 < shards < workers else ""
     if held <= room < held + gathered:
+        needed = ceil(_state_bytes(config, shape, 1) / (room - gathered)) if gathered < room else None
+        more = f", or {_way_out(config, node, workers, needed)}" if needed else ""
         raise ConfigError(
             f"{stage}.keep_gathered = true: {gathered / 1e9:.0f} GB of gathered weights beside {held / 1e9:.0f} GB of "
-            f"weights, gradients and optimizer on each of {workers} GPUs, and a {gpu.name} has {room / 1e9:.0f} GB for "
-            "both; leave it out, or use more GPUs"
+            f"weights, gradients and optimizer on each of {workers} GPUs{within}, and a {gpu.name} has "
+            f"{room / 1e9:.0f} GB for both; leave it out{more}"
         )
     if held <= room:
         return held
-    needed = ceil(_state_bytes(config, shape, 1) / room)
-    way_out = f"use {needed} GPUs" if is_sharded else f"set strategy: fsdp2 with workers: {needed}"
+    way_out = _way_out(config, node, workers, ceil(_state_bytes(config, shape, 1) / room))
+    offload = "" if config.lora is not None else "set strategy: deepspeed with cpu_offload: true, "
     raise ConfigError(
-        f"{stage}: {held / 1e9:.0f} GB of weights, gradients and optimizer on each of {workers} GPUs, and a {gpu.name} "
-        f"has {room / 1e9:.0f} GB for them ({gpu.memory_bytes / 1e9:g} GB - {RESERVE_BYTES / 1e9:g} GB for "
-        f"activations); {way_out}, set cpu_offload: true, or train a smaller student"
+        f"{stage}: {held / 1e9:.0f} GB of weights, gradients and optimizer on each of {workers} GPUs{within}, and a "
+        f"{gpu.name} has {room / 1e9:.0f} GB for them ({gpu.memory_bytes / 1e9:g} GB - {RESERVE_BYTES / 1e9:g} GB for "
+        f"activations); {way_out}, {offload}or train a smaller student"
     )
+
+
+def _way_out(config: SftConfig | DpoConfig, node_gpus: int, workers: int, needed: int) -> str:
+    """How the state comes to be divided by `needed`, where so far it is by less."""
+    is_sharded = config.strategy in ("fsdp2", "deepspeed")
+    if is_sharded and needed <= workers:
+        return f"set sharding: all ({needed} GPUs would do)"
+    is_wide = config.strategy != "deepspeed" and config.sharding == "node" and 1 < node_gpus < needed
+    way_out = f"use {needed} GPUs" if is_sharded else f"set strategy: fsdp2 with workers: {needed}"
+    return way_out + " and sharding: all" * is_wide

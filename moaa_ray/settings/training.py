@@ -51,7 +51,8 @@ class LoraConfig(Config):
     alpha: float = Field(default=32.0, gt=0)
     """An adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Part of an adapter's inputs that is set to 0 in training."""
+    """Part of an adapter's inputs that is set to 0 in training. Workers draw their own: above 0, another number of
+    them, or another micro_batch, trains a slightly different model."""
     targets: list[str] = Field(default_factory=list)
     """Names of linear layers, as in [q_proj, v_proj]; empty: all of the decoder layers."""
 
@@ -92,12 +93,15 @@ class TrainingConfig(Config):
     micro_batch: Annotated[int, Execution] = Field(default=1, ge=1)
     """Units that one worker computes at once; the rest of the batch is accumulated."""
     cpu_offload: Annotated[bool, Execution] = False
-    """deepspeed: optimizer states and weights live in host memory."""
+    """deepspeed only: optimizer states and weights live in host memory."""
     activation_checkpointing: Annotated[bool, Execution] = True
     compile: Annotated[bool, Execution] = False
     keep_gathered: Annotated[bool, Execution] = False
     """fsdp2: every worker keeps the whole weights in bfloat16 through a step, instead of gathering them twice for every
     microbatch: faster, where 2 bytes a weight more fit."""
+    sharding: Annotated[Literal["node", "all"], Execution] = "node"
+    """fsdp2: weights, gradients and optimizer are sharded over the workers of one node, each node having a replica
+    (HSDP), or over all workers, where a node is too small for the model; that sends more between nodes."""
     num_cpus: Annotated[float, Execution] = Field(default=1.0, gt=0)
     """CPU slots of one worker."""
 
@@ -136,15 +140,17 @@ class TrainingConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _weights_are_gathered(self) -> Self:
-        if self.keep_gathered and self.strategy != "fsdp2":
-            raise ValueError(f"keep_gathered = true with strategy = {self.strategy}: only fsdp2 gathers; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_are_spread(self) -> Self:
-        if self.lora is not None and self.strategy == "deepspeed":
-            raise ValueError("lora with strategy = deepspeed: not supported; choose fsdp2, ddp or single")
+    def _strategy_does_it(self) -> Self:
+        is_fsdp2, is_deepspeed = self.strategy == "fsdp2", self.strategy == "deepspeed"
+        for setting, is_refused, why in (
+            ("keep_gathered = true", self.keep_gathered and not is_fsdp2, "only fsdp2 gathers; leave it out"),
+            ("sharding = all", self.sharding == "all" and not is_fsdp2, "only fsdp2 has the choice; leave it out"),
+            ("cpu_offload = true", self.cpu_offload and not is_deepspeed, "only deepspeed offloads; leave it out"),
+            ("compile = true", self.compile and is_deepspeed, "its hooks split compiled graphs; choose fsdp2"),
+            ("lora", self.lora is not None and is_deepspeed, "not supported; choose fsdp2, ddp or single"),
+        ):
+            if is_refused:
+                raise ValueError(f"{setting} with strategy = {self.strategy}: {why}")
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Floating-point operations that training needs, and the fraction of the hardware's that it got (MFU)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,13 +9,16 @@ from torch import nn
 PEAK_BF16 = {
     "H200": 989e12,
     "H100": 989e12,
+    "GH200": 989e12,
     "B200": 2250e12,
+    "GB200": 2500e12,
     "A100": 312e12,
     "L40S": 362e12,
     "L4": 121e12,
     "A10": 125e12,
+    "A10G": 70e12,
 }
-"""Dense bfloat16 operations a second by a part of the GPU's name (vendor data sheets, without sparsity)."""
+"""Dense bfloat16 operations a second by a word of the GPU's name (vendor data sheets, without sparsity)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +70,5 @@ def step_flops(shape: Shape, documents: Sequence[tuple[int, int]], num_targets: 
 
 def peak_flops(device_name: str) -> float | None:
     """bfloat16 operations a second of a GPU by its name; None for one that is not listed, and for CPUs."""
-    return next((peak for part, peak in PEAK_BF16.items() if part in device_name), None)
+    words = re.split(r"[^A-Za-z0-9]+", device_name)  # "L40" is no L4, and "RTX A1000" no A100
+    return next((peak for name, peak in PEAK_BF16.items() if name in words), None)

@@ -25,6 +25,7 @@ from moaa_ray.training.feed import Feed, StepData, Units
 from moaa_ray.training.job import Job
 from moaa_ray.training.lora import adapters_off
 from moaa_ray.training.losses import NEEDS_NO_REFERENCE
+from moaa_ray.training.memory import is_lack_of_memory, out_of_memory
 from moaa_ray.training.meter import Meter
 from moaa_ray.training.metrics import MetricsLog, validation_score
 from moaa_ray.training.preparing import student_tokenizer
@@ -35,8 +36,10 @@ from moaa_ray.training.step import StepResult, check_finite, preference_step, sf
 from moaa_ray.training.strategies.base import Strategy, World, from_first
 from moaa_ray.training.strategies.build import build_strategy
 
-FLOAT32_LIMIT, BF16_LIMIT = 1e-2, 2.0
-"""Nats by which an exported model may differ on a token; a wrong or missing weight gives far more than rounding."""
+FLOAT32_LIMIT, BF16_LIMIT = 1e-3, 0.15
+"""Nats by which an exported model may differ on a token, in the mean. In bfloat16 models of two layers differ by 0.001
+to 0.04, and by 0.12 to 1.2 where one matrix is zero or shifted (by 0.02 for the queries of gemma2, whose scores are
+capped). Single tokens say less: rounding alone moves improbable ones by a nat in large models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +69,11 @@ def train(job: Job, world: World) -> State:
             state = _run_steps(parts, state)
         _finish(parts, state)
         return state
-    except torch.OutOfMemoryError as error:
-        raise StageError(
-            f"{job.stage}: out of memory on {world.device} ({' '.join(str(error).split())[:200]}); lower "
-            f"{job.stage}.micro_batch (now {job.micro_batch}) or max_tokens, set activation_checkpointing, or give "
-            "more workers to strategy fsdp2; the same command goes on from the last checkpoint"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise out_of_memory(job, f"out of memory in a worker on {world.device} ({said})") from error
 
 
 def _start(job: Job, world: World) -> tuple[_Parts, State]:
@@ -224,10 +226,8 @@ def _finish(parts: _Parts, state: State) -> None:
 
 
 def _verify(parts: _Parts) -> None:
-    """Load a model that was exported to a disk, and compare what it says of some tokens with what the student says."""
+    """Load the exported model, and compare what it says of some tokens with what the student says."""
     folder = f"{parts.job.run_uri}/{parts.job.model_path}"
-    if "://" in folder:
-        return
     document = parts.units.read([0])[0].documents[0]
     is_bf16 = parts.job.numerics.is_bf16
     difference = verify_export(parts.strategy, folder, document.tokens[:64].tolist())

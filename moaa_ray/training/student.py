@@ -6,13 +6,15 @@ ZeRO-3, which act around forward calls, gather every weight it needs.
 
 import sys
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moaa_ray.data.documents import Document
 from moaa_ray.errors import ConfigError
 from moaa_ray.training import attention
 from moaa_ray.training.head import Head
-from moaa_ray.training.microbatch import Microbatch
+from moaa_ray.training.microbatch import Microbatch, lay_out
 
 
 class Student(nn.Module):
@@ -72,6 +74,28 @@ def check_supported(model: nn.Module) -> None:
     output = model.get_output_embeddings()  # pyright: ignore
     if not isinstance(output, nn.Linear) or output.bias is not None:
         raise ConfigError(f"student {name} has no output layer of one weight and no bias")
+
+
+def check_attention(student: Student) -> None:
+    """Raise ConfigError for a model whose layers do not hand on to attention where documents begin and end.
+
+    Its parameters and buffers go to the meta device, where a forward pass computes shapes only: seconds, also for 70B.
+    """
+    two = Document(tokens=np.zeros(2, np.int32), counts=np.ones(2, bool))
+    batch = lay_out([two, two])
+    model = student.to("meta").model
+    tokens = batch.tokens[None].to("meta")
+    mask = torch.empty(1, 1, 4, 4, device="meta")  # our attention needs none; transformers would look into positions
+    try:
+        with torch.no_grad():
+            model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False, **batch.spans.arguments())  # pyright: ignore
+    except TypeError as error:
+        raise ConfigError(
+            f"student {type(model).__name__}: its layers call attention in another way ({error}), so the documents of "
+            "a pack would not be kept apart; choose a Llama, Qwen, Gemma or Mistral model"
+        ) from error
+    except RuntimeError:
+        return  # what depends on values, as experts' routing does, cannot be tried without them
 
 
 class FusedRMSNorm(nn.Module):

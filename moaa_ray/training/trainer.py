@@ -21,12 +21,15 @@ from moaa_ray.data.store import open_store
 from moaa_ray.errors import MoaaError, StageError
 from moaa_ray.training.job import Job
 from moaa_ray.training.loop import train
+from moaa_ray.training.memory import out_of_memory
 from moaa_ray.training.preparing import ChunkResult, ChunkTask, prepare_chunk
 from moaa_ray.training.strategies.base import World
 
 _POLL_S = 1.0
 _COLLECTIVE_LIMIT_S = 1800
 _ASK_EVERY_S = 2.0
+_LOW_MEMORY, _GONE = "the node running low on memory", "killed by the OOM killer"
+"""What Ray says of workers that its memory monitor killed; and of processes that are just gone, as a likely cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +101,23 @@ def run_training(job: Job, workers: Workers, *, attempt: str, watch: Callable[[]
     if told is not None:
         raise told
     if fitting.error is not None:
-        said = " ".join(str(fitting.error).split())[-600:]
-        raise StageError(
-            f"{job.stage}: workers were lost and {workers.max_restarts} restarts did not help: ...{said}; the same "
-            "command goes on from the last checkpoint"
-        ) from fitting.error
+        raise lost_workers(job, workers, fitting.error) from fitting.error
+
+
+def lost_workers(job: Job, workers: Workers, error: BaseException) -> StageError:
+    """What ended training, from what Ray Train raised at last: where it is a lack of memory, with the way out."""
+    said = " ".join(str(error).split())
+    lost = f"workers were lost and {workers.max_restarts} restarts did not help"
+    if _LOW_MEMORY in said:
+        told = said.partition(_LOW_MEMORY)[2].partition("OOM kill reason")[0].strip(" .")
+        return out_of_memory(job, f"{lost}: Ray killed some, as a node ran low on memory ({told[:200]})")
+    if _GONE in said:
+        return out_of_memory(
+            job,
+            f"{lost}: a process of theirs was killed or crashed. The kernel kills where a node's memory is full, and "
+            "dmesg on that node then says so",
+        )
+    return StageError(f"{job.stage}: {lost}: ...{said[-600:]}; the same command goes on from the last checkpoint")
 
 
 def _resources(workers: Workers) -> dict[str, float]:

@@ -16,6 +16,7 @@ from moaa_ray.training.optimizer import AdamWSettings
 from moaa_ray.training.preparing import ChunkTask, tokenizer_of
 from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics
+from moaa_ray.training.student import check_attention
 from moaa_ray.training.trainer import Workers
 from moaa_ray.training.weights import build_student
 from moaa_ray.training_stage.card import model_card
@@ -50,6 +51,7 @@ def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: Ch
     """Raise ConfigError for a tokenizer, model or lora.targets that cannot be trained, before anything starts."""
     tokenizer_of(task)
     model = build_student(student_folder(student.place, student.revision))
+    check_attention(model)
     if (lora := lora_of(config, seed=0)) is not None:
         add_adapters(model, lora, is_bf16=False)
 
@@ -89,6 +91,7 @@ def make_job(
             activation_checkpointing=config.activation_checkpointing,
             compile=config.compile,
             keep_gathered=config.keep_gathered,
+            sharding=config.sharding,
             max_grad_norm=config.max_grad_norm,
             adamw=adamw,
         ),

@@ -55,7 +55,7 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
     student = student_of(loaded, stage)
     datasets = find_datasets(store, stage, config, student, seed=loaded.recipe.seed, base_dir=loaded.base_dir)
-    _check(config, stage)
+    _check(config, stage, store)
     fingerprint = _fingerprint(loaded, config, student, datasets)
     if (done := _finished(store, stage, fingerprint, export=config.export)) is not None:
         return done
@@ -86,8 +86,13 @@ def _section(loaded: LoadedTraining, stage: Stage) -> SftConfig | DpoConfig:
     return loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo
 
 
-def _check(config: SftConfig | DpoConfig, stage: Stage) -> None:
+def _check(config: SftConfig | DpoConfig, stage: Stage, store: Store) -> None:
     check_trackers(stage, config.track)
+    if config.strategy == "deepspeed" and not store.can_rename:
+        raise ConfigError(
+            f"{stage}.strategy = deepspeed with run_dir = {store.uri}: it saves to file systems only; name a run_dir "
+            "on one that all nodes share, or choose fsdp2"
+        )
     if config.workers != "auto":
         check_divides(config.batch, config.workers, config.micro_batch)
 

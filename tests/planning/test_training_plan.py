@@ -14,6 +14,8 @@ from moaa_ray.settings.training import SftConfig, TrainingData
 
 JOBS = Path(__file__).parents[2] / "jobs"
 H100S = "gpus=8,gpu=H100,cpus=96"
+FOR_FSDP2 = ["sft.keep_gathered=false", "sft.compile=false"]
+"""Undoes what the recipe sets for this strategy."""
 
 
 def plan(stage, cluster=H100S, rows=1000, **kwargs) -> TrainingPlan:
@@ -54,9 +56,38 @@ def test_a_student_that_does_not_fit_is_refused_with_the_sum_and_a_way_out():
         plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=["sft.workers=1"])
     assert str(caught.value) == (
         "sft: 128 GB of weights, gradients and optimizer on each of 1 GPUs, and a H100 has 74 GB for them "
-        "(80 GB - 6 GB for activations); use 2 GPUs, set cpu_offload: true, or train a smaller student"
+        "(80 GB - 6 GB for activations); use 2 GPUs, set strategy: deepspeed with cpu_offload: true, or train "
+        "a smaller student"
     )
-    assert plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=["sft.workers=1", "sft.cpu_offload=true"]).state_bytes == 0
+    offloaded = ["sft.workers=1", "sft.strategy=deepspeed", "sft.cpu_offload=true", *FOR_FSDP2]
+    assert plan("sft", "gpus=1,gpu=H100,cpus=8", overrides=offloaded).state_bytes == 0
+
+
+def test_a_student_that_no_node_holds_is_sharded_over_all_of_them():
+    """70.55e9 weights at 16 bytes: 141.1 GB over the 8 of a node, 17.6 GB over 64; 16 GPUs have 70.6 GB each."""
+    big = ["student.model=meta-llama/Llama-3.1-70B-Instruct", "sft.keep_gathered=false"]
+    many = "gpus=64,gpu=H100,cpus=768"
+    with pytest.raises(ConfigError) as caught:
+        plan("sft", many, overrides=[*big, "sft.workers=64"])
+    assert str(caught.value) == (
+        "sft: 141 GB of weights, gradients and optimizer on each of 64 GPUs (sharded over the 8 of a node), and a H100 "
+        "has 74 GB for them (80 GB - 6 GB for activations); set sharding: all (16 GPUs would do), set strategy: "
+        "deepspeed with cpu_offload: true, or train a smaller student"
+    )
+    state = 16 * 70_553_706_496
+    for num in (64, 16):
+        assert plan("sft", many, overrides=[*big, f"sft.workers={num}", "sft.sharding=all"]).state_bytes == state / num
+    deepspeed = [*big, "sft.workers=64", "sft.strategy=deepspeed", "sft.compile=false"]
+    assert plan("sft", many, overrides=deepspeed).state_bytes == state / 64
+    for setting in ("sft.sharding=all", "sft.sharding=node"):
+        with pytest.raises(ConfigError, match="use 16 GPUs" + (" and sharding: all," if "node" in setting else ",")):
+            plan("sft", many, overrides=[*big, "sft.workers=8", setting])
+    with pytest.raises(ConfigError, match="set strategy: fsdp2 with workers: 16 and sharding: all,"):
+        plan("sft", many, overrides=[*big, "sft.workers=64", "sft.strategy=ddp"])
+
+
+def test_nodes_of_one_gpu_shard_over_all():
+    assert plan("sft", "gpus=8,gpu=H100,cpus=96,nodes=8").state_bytes == 2 * 8_030_261_248
 
 
 def test_adapters_fit_where_all_weights_do_not():
@@ -73,7 +104,7 @@ def test_weights_that_are_kept_gathered_have_to_fit_too():
         plan("sft", "gpus=2,gpu=H100,cpus=8", overrides=["sft.workers=2", "sft.keep_gathered=true"])
     assert str(caught.value) == (
         "sft.keep_gathered = true: 16 GB of gathered weights beside 64 GB of weights, gradients and optimizer on each "
-        "of 2 GPUs, and a H100 has 74 GB for both; leave it out, or use more GPUs"
+        "of 2 GPUs, and a H100 has 74 GB for both; leave it out, or use 3 GPUs"
     )
     sharded = plan("sft", "gpus=2,gpu=H100,cpus=8", overrides=["sft.workers=2", "sft.keep_gathered=false"])
     assert sharded.num_workers == 2

@@ -41,11 +41,12 @@ def _joined(rank: int, num: int, port: int, work: Callable[..., Any], arguments:
         dist.destroy_process_group()
 
 
-def world() -> World:
+def world(num_nodes: int = 1) -> World:
     """This process's place among the workers that are joined."""
     if not dist.is_initialized():
         return World()
-    return World(rank=dist.get_rank(), size=dist.get_world_size(), workers_per_node=dist.get_world_size())
+    size = dist.get_world_size()
+    return World(rank=dist.get_rank(), size=size, workers_per_node=size // num_nodes)
 
 
 def save_model(folder: Path, family: str = "llama", *, shard: str = "50GB") -> Path:
@@ -54,20 +55,19 @@ def save_model(folder: Path, family: str = "llama", *, shard: str = "50GB") -> P
     return folder
 
 
-def make_strategy(name: str, folder: str | Path, *, activation_checkpointing: bool = False) -> Any:
-    """A strategy of this name, filled from a folder."""
-    numerics = Numerics(activation_checkpointing=activation_checkpointing)
-    strategy = STRATEGIES[name](build_student(folder), world(), numerics)
+def make_strategy(name: str, folder: str | Path, *, num_nodes: int = 1, **numerics: Any) -> Any:
+    """A strategy of this name, filled from a folder; numerics are the fields of Numerics."""
+    strategy = STRATEGIES[name](build_student(folder), world(num_nodes), Numerics(**numerics))
     load_weights(strategy.model, folder)
     return strategy
 
 
 def take_steps(strategy: Any, first: int, last: int) -> list[StepResult]:
-    """SFT steps first..last-1; step i trains on two documents, dealt to one or two workers."""
+    """SFT steps first..last-1; step i trains on two documents, dealt to one or two workers; of more each has one."""
     place = world()
     results = []
     for step in range(first, last):
-        units = [DOCUMENTS[(2 * step + i) % len(DOCUMENTS)] for i in range(2)]
+        units = [DOCUMENTS[(2 * step + i) % len(DOCUMENTS)] for i in range(max(2, place.size))]
         mine = units if place.size == 1 else [units[place.rank]]
         num_targets = sum(unit.num_targets for unit in units)
         batches = [lay_out([unit]) for unit in mine]

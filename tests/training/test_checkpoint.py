@@ -251,6 +251,33 @@ def test_workers_may_come_and_go_and_strategies_change(tmp_path):
     assert_equal_states(state_of(single), before)
 
 
+@pytest.mark.slow
+def test_two_nodes_save_what_all_workers_and_one_read(tmp_path):
+    model = str(save_model(tmp_path / "model", "qwen3"))
+    uri = str(tmp_path / "c")
+    start = train(uri, "single", model, 0, 1)
+    single = make_strategy("single", model)
+    for read, saved, resharded in on_workers(4, _save_on_two_nodes, uri, model):
+        assert_equal_states(read, start)
+        assert_equal_states(resharded, saved)
+    checkpoints = Checkpoints(uri, fingerprint=RUN)
+    checkpoints.load(checkpoints.at(2), single)
+    assert_equal_states(state_of(single), saved)
+
+
+def _save_on_two_nodes(uri: str, model: str) -> tuple[dict[str, torch.Tensor], ...]:
+    """The state after step 1 as replicas read it; the one after step 2 that they save, and as all workers read it."""
+    checkpoints = Checkpoints(uri, fingerprint=RUN)
+    replicas = make_strategy("fsdp2", model, num_nodes=2)
+    checkpoints.load(checkpoints.at(1), replicas)
+    read = state_of(replicas)
+    take_steps(replicas, 1, 2)
+    checkpoints.save(2, replicas, {}, is_async=False)
+    shards = make_strategy("fsdp2", model, num_nodes=2, sharding="all")
+    checkpoints.load(checkpoints.at(2), shards)
+    return read, state_of(replicas), state_of(shards)
+
+
 def _read_back(uri: str, model: str, *names: str) -> dict[str, torch.Tensor]:
     """The state after step 4 as read by the rank's own choice among two strategies."""
     states = []

@@ -36,6 +36,10 @@ def test_the_shape_of_a_model_leaves_out_embeddings_and_head():
     assert (shape.vocabulary, shape.width, shape.num_layers, shape.attention_width) == (193, 32, 2, 32)
 
 
-def test_gpus_are_known_by_a_part_of_their_name():
+def test_gpus_are_known_by_a_word_of_their_name():
     assert peak_flops("NVIDIA H200") == peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("") is None
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert (peak_flops("NVIDIA A10"), peak_flops("NVIDIA A10G")) == (125e12, 70e12)
+    assert (peak_flops("NVIDIA L40S"), peak_flops("NVIDIA L4")) == (362e12, 121e12)
+    for unknown in ("", "NVIDIA L40", "NVIDIA RTX A1000"):
+        assert peak_flops(unknown) is None

@@ -15,11 +15,12 @@ from transformers import AutoTokenizer  # noqa: E402
 from moaa_ray.data.store import open_store  # noqa: E402
 from moaa_ray.errors import ConfigError, FencedError, StageError  # noqa: E402
 from moaa_ray.training import loop, scoring  # noqa: E402
+from moaa_ray.training.export import export  # noqa: E402
 from moaa_ray.training.job import Cadence, Rates  # noqa: E402
 from moaa_ray.training.loop import train  # noqa: E402
 from moaa_ray.training.metrics import read_metrics  # noqa: E402
 from moaa_ray.training.step import PreferenceSettings  # noqa: E402
-from moaa_ray.training.strategies.base import World  # noqa: E402
+from moaa_ray.training.strategies.base import Numerics, World  # noqa: E402
 from tests.training.jobs import make_job, make_student, train_until_killed  # noqa: E402
 
 
@@ -138,6 +139,24 @@ def test_the_best_state_is_kept_whatever_is_exported_and_can_be_exported_later(s
     found = weights(job)
     assert all(torch.equal(found[name], value) for name, value in weights(expected).items())
     assert any(not torch.equal(found[name], value) for name, value in last.items())
+
+
+@pytest.mark.parametrize("place", ["disk", "memory://test-loop/bad-export"])
+def test_an_export_that_is_not_the_student_is_caught(place, student, tmp_path, monkeypatch):
+    from safetensors.torch import load, save
+
+    def damaged(strategy, folder_uri, **options):
+        export(strategy, folder_uri, **options)
+        store = open_store(folder_uri)
+        tensors = load(store.read("model.safetensors"))
+        tensors["lm_head.weight"].zero_()
+        store.put("model.safetensors", save(tensors, metadata={"format": "pt"}))
+
+    job = make_job(tmp_path if place == "disk" else place, student, numerics=Numerics(is_bf16=True))
+    train(job, World())
+    monkeypatch.setattr(loop, "export", damaged)
+    with pytest.raises(StageError, match=r"models/sft: .* differ by 0\.[2-9]\d* nats .*, more than 0\.15;"):
+        train(job, World())
 
 
 def stop_after(job, num_steps: int) -> None:

@@ -101,8 +101,8 @@ def test_merged_it_is_a_model_like_any_other(family, tmp_path):
     strategy = adapted(folder, activation_checkpointing=True)
     take_steps(strategy, 0, 3)
     export_to(strategy, tmp_path / "out", folder)
-    assert verify_export(strategy, tmp_path / "out", TOKENS) < 1e-4
-    assert verify_export(strategy, folder, TOKENS) > 1e-2
+    assert verify_export(strategy, f"{tmp_path}/out", TOKENS) < 1e-4
+    assert verify_export(strategy, str(folder), TOKENS) > 1e-2
     got, base = (load_file(place / "model.safetensors") for place in (tmp_path / "out", folder))
     assert got.keys() == base.keys()
     unchanged = {name for name in base if torch.equal(got[name], base[name])}
@@ -208,7 +208,7 @@ def bf16_losses(folder: str, name: str, out: str) -> list[float]:
     strategy = adapted(folder, name, is_bf16=True)
     losses = [result.loss for result in take_steps(strategy, 0, 4)]
     export_to(strategy, Path(out), Path(folder))
-    assert verify_export(strategy, out, TOKENS) < 0.5
+    assert verify_export(strategy, out, TOKENS) < 0.15
     return losses
 
 

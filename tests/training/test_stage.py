@@ -139,6 +139,16 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     assert_same_bits(folder / "killed", unbroken)
 
 
+@pytest.mark.slow
+def test_a_worker_that_the_kernel_kills_is_told_with_the_settings_that_make_room(folder):
+    process = start(write_recipe(folder, "full"), "sft.max_restarts=0")
+    wait_for_step(folder / "full", 1, process)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    code, output = runs.finish(process)
+    assert code == 4, output
+    assert "killed or crashed. The kernel kills where a node's memory is full" in " ".join(output.split())
+
+
 def replace(cluster, node: nodes.Node, process: subprocess.Popen) -> None:
     """Lose the node, let another one join, and wait for a good end."""
     node.lose()
@@ -264,6 +274,9 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
     assert "lora with strategy = deepspeed: not supported; choose fsdp2, ddp or single" in refused(
         write_recipe(folder, "one"), "sft.lora.rank=4", "sft.strategy=deepspeed"
     )
+    assert "sft.strategy = deepspeed with run_dir = memory://run: it saves to file systems only" in refused(
+        write_recipe(folder, "one"), "sft.strategy=deepspeed", "run_dir=memory://run"
+    )
     assert "strategy = single with workers = 2" in refused(write_recipe(folder, "one"), "sft.strategy=single")
     assert "export = best needs validation" in refused(
         write_recipe(folder, "best"), "sft.export=best", "sft.validation_fraction=0"
@@ -294,6 +307,7 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("tokenizer.json", "{", "its tokenizer cannot be loaded (JSONDecodeError"),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "its tokenizer cannot be loaded"),
         ("config.json", '{"model_type": "gpt2", "vocab_size": 2000}', "has no list of decoder layers"),
+        ("config.json", '{"model_type": "stablelm", "vocab_size": 2000}', "its layers call attention in another way"),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):

@@ -6,6 +6,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from moaa_ray.training.step import StepResult
+from moaa_ray.training.strategies.base import Numerics, World
+from moaa_ray.training.strategies.fsdp2 import num_replicas
 from tests.training.workers import train_steps
 
 
@@ -39,6 +41,21 @@ def test_strategies_and_workers_change_nothing(strategy, num_workers, per_worker
     alone = train_steps("single", num_workers=1, per_worker=8, num_steps=10)
     many = train_steps(strategy, num_workers=num_workers, per_worker=per_worker, num_steps=10)
     assert_same_curve(many, alone)
+
+
+def test_every_node_has_a_replica_unless_shards_are_over_all():
+    nodes = World(size=16, workers_per_node=8)
+    assert num_replicas(nodes, Numerics()) == 2
+    assert num_replicas(nodes, Numerics(sharding="all")) == 1
+    assert num_replicas(World(size=16, workers_per_node=1), Numerics()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["node", "all"])
+def test_two_nodes_of_two_workers_change_nothing(sharding):
+    alone = train_steps("single", num_workers=1, per_worker=8, num_steps=3)
+    many = train_steps(f"fsdp2 {sharding}", num_workers=4, per_worker=1, num_steps=3)
+    assert_same_curve(many, alone, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from moaa_ray.errors import ConfigError  # noqa: E402
-from moaa_ray.training import head  # noqa: E402
+from moaa_ray.training import attention, head  # noqa: E402
 from moaa_ray.training.microbatch import Document, lay_out  # noqa: E402
-from moaa_ray.training.student import Student  # noqa: E402
+from moaa_ray.training.student import Student, check_attention  # noqa: E402
 from tests.training.students import FAMILIES, make_documents, make_model, plain_logprobs  # noqa: E402
 
 LENGTHS = [5, 17, 1, 40, 2, 23]
@@ -46,6 +46,21 @@ def test_packed_documents_equal_each_alone_forward_and_backward(family, chunk_lo
     assert loss.item() == pytest.approx(-wanted.sum().item() / 7, rel=1e-6)
     loss.backward()
     assert_equal_gradients(gradients(model), wanted_grads)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_layer_is_tried_for_how_it_calls_attention(family, monkeypatch):
+    attend, tried = attention.attend, []
+
+    def noting(module, *args, **kwargs):
+        tried.append(module.layer_idx)
+        return attend(module, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "attend", noting)
+    check_attention(Student(make_model(family)))
+    monkeypatch.undo()
+    attention.register()
+    assert tried == [0, 1]
 
 
 def test_a_microbatch_with_shared_prompts_lays_each_once_and_sees_it_twice():

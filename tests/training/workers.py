@@ -24,7 +24,10 @@ LENGTHS = [100, 2, 31, 17, 64, 5, 40, 23, 9, 77, 12, 50, 33, 8, 21, 60]
 def train_steps(
     strategy: str, *, num_workers: int, per_worker: int, family: str = "llama", num_steps: int = 4
 ) -> list[StepResult]:
-    """The results of some SFT steps, then of DPO steps from the start, each on a batch of eight units, on rank 0."""
+    """The results of some SFT steps, then of DPO steps from the start, each on a batch of eight units, on rank 0.
+
+    A second word after "fsdp2" is "gathered", or how weights are sharded where the workers are of two nodes.
+    """
     arguments = (strategy, num_workers, per_worker, family, num_steps)
     if strategy == "single":
         return _run(0, *arguments)
@@ -52,9 +55,11 @@ def _run(rank: int, *arguments) -> list[StepResult]:
 def _train(
     rank: int, objective: str, name: str, num_workers: int, per_worker: int, family: str, num_steps: int
 ) -> list[StepResult]:
-    world = World(rank=rank, size=num_workers, workers_per_node=num_workers)
-    numerics = Numerics(keep_gathered=name == "fsdp2 gathered")
-    strategy = STRATEGIES[name.split()[0]](Student(make_model(family)), world, numerics)
+    kind, _, how = name.partition(" ")
+    num_nodes = 2 if how in ("node", "all") else 1
+    world = World(rank=rank, size=num_workers, workers_per_node=num_workers // num_nodes)
+    numerics = Numerics(keep_gathered=how == "gathered", sharding="all" if how == "all" else "node")
+    strategy = STRATEGIES[kind](Student(make_model(family)), world, numerics)
     documents = make_documents(LENGTHS)
     results = []
     for step in range(num_steps):

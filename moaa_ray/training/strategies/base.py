@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -40,6 +40,8 @@ class Numerics:
     compile: bool = False
     keep_gathered: bool = False
     """fsdp2: weights stay gathered through a step instead of being gathered twice for every microbatch."""
+    sharding: Literal["node", "all"] = "node"
+    """fsdp2: over the workers of one node, with replicas between nodes (HSDP), or over all workers."""
     max_grad_norm: float = 1.0
     adamw: AdamWSettings = field(default_factory=AdamWSettings)
 

@@ -10,19 +10,20 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from moaa_ray.training.strategies.base import Plain, World, all_sum, prepare_blocks
+from moaa_ray.training.strategies.base import Numerics, Plain, World, all_sum, prepare_blocks
 from moaa_ray.training.student import Student
 
 
 class Fsdp2(Plain):
     """fully_shard around every decoder layer, then around the rest: embeddings, last norm, output layer.
 
-    Over several nodes weights are sharded within a node and replicated between nodes (HSDP).
+    Over several nodes weights are sharded within a node and replicated between nodes (HSDP), which keeps most of what
+    is sent within a node; Numerics.sharding = "all" shards them over all workers, of which each then holds less.
     """
 
     def _wrap(self, student: Student) -> nn.Module:
         prepare_blocks(student, self.numerics)
-        mesh = device_mesh(self.world)
+        mesh = device_mesh(self.world, num_replicas(self.world, self.numerics))
         compute = torch.bfloat16 if self.numerics.is_bf16 else None
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in student.blocks:
@@ -41,7 +42,7 @@ class Fsdp2(Plain):
         """See Strategy."""
         model = cast(FSDPModule, self.model)
         # Gradients are sharded after every microbatch: kept whole until the last, they would fill each worker's memory.
-        if is_hybrid(self.world):
+        if num_replicas(self.world, self.numerics) > 1:
             model.set_requires_all_reduce(is_last)
         model.set_is_last_backward(is_last)
         model.set_reshard_after_backward(is_last or not self.numerics.keep_gathered)
@@ -61,19 +62,19 @@ class Fsdp2(Plain):
 
     def _over_workers(self, total: Tensor) -> Tensor:
         """Every shard once: where weights are replicated between nodes, each node has all of them."""
-        copies = self.world.size // self.world.workers_per_node if is_hybrid(self.world) else 1
-        return all_sum(total) / copies
+        return all_sum(total) / num_replicas(self.world, self.numerics)
 
 
-def is_hybrid(world: World) -> bool:
-    """Whether weights are replicated between nodes."""
-    return 1 < world.workers_per_node < world.size
+def num_replicas(world: World, numerics: Numerics) -> int:
+    """Copies of every weight among the workers: one a node, or a single one; nodes of one worker shard over all."""
+    is_hybrid = numerics.sharding == "node" and world.workers_per_node > 1
+    return world.size // world.workers_per_node if is_hybrid else 1
 
 
-def device_mesh(world: World) -> DeviceMesh:
-    """One dimension of shards; over several nodes a second one of replicas."""
+def device_mesh(world: World, num_replicas: int) -> DeviceMesh:
+    """One dimension of shards; with several replicas a second one of these."""
     kind = world.device.type
-    if is_hybrid(world):
-        shape = (world.size // world.workers_per_node, world.workers_per_node)
+    if num_replicas > 1:
+        shape = (num_replicas, world.size // num_replicas)
         return init_device_mesh(kind, shape, mesh_dim_names=("replicas", "shards"))
     return init_device_mesh(kind, (world.size,), mesh_dim_names=("shards",))
