@@ -31,7 +31,7 @@ from moaa_ray.training.metrics import MetricsLog, validation_score
 from moaa_ray.training.preparing import student_tokenizer
 from moaa_ray.training.schedule import learning_rate
 from moaa_ray.training.scoring import ref_folder, ref_sums, validate
-from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps
+from moaa_ray.training.state import State, after_step, is_save_due, is_validation_due, judged, pinned_steps, state_of
 from moaa_ray.training.step import StepResult, check_finite, preference_step, sft_step
 from moaa_ray.training.strategies.base import Strategy, World, from_first
 from moaa_ray.training.strategies.build import build_strategy
@@ -104,7 +104,7 @@ def _start(job: Job, world: World) -> tuple[_Parts, State]:
     if found is None:
         return parts, State()
     parts.checkpoints.load(found, strategy)
-    return parts, State(**{**found.extra, "kl_estimate": tuple(found.extra["kl_estimate"])})
+    return parts, state_of(found.extra)
 
 
 def _ref(

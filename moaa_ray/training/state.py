@@ -1,7 +1,10 @@
 """What a training run knows beside tensors, and what follows from it: whether to validate, to save, to stop."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from moaa_ray.errors import StageError
 from moaa_ray.training.feed import StepData
 from moaa_ray.training.job import Job
 from moaa_ray.training.step import StepResult
@@ -21,6 +24,16 @@ class State:
     """Validations since the best one."""
     is_over: bool = False
     """All steps are done, or early stopping has ended them."""
+
+
+def state_of(extra: Mapping[str, Any]) -> State:
+    """The state in a checkpoint. Raises StageError for one that another version of this package wrote."""
+    if extra.keys() != {one.name for one in fields(State)}:
+        raise StageError(
+            "the newest checkpoint was written by another version of moaa_ray; go on with that version, or delete "
+            "the stage's checkpoints to train anew"
+        )
+    return State(**{**extra, "kl_estimate": tuple(extra["kl_estimate"])})
 
 
 def after_step(state: State, step: int, data: StepData, result: StepResult, *, num_steps: int) -> State:
