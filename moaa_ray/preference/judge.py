@@ -16,7 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from moaa_ray.core.candidates import CANDIDATES
-from moaa_ray.core.judge_stats import JudgeStats, coin_flip_kept_rate, judge_stats
+from moaa_ray.core.judge_stats import JudgeStats, judge_stats
 from moaa_ray.core.judged import JudgeWork
 from moaa_ray.data import publish, schemas
 from moaa_ray.data.filtering import Filter
@@ -49,8 +49,6 @@ class JudgeSummary:
     pairs: PairsSummary
     stats: Mapping[str, JudgeStats]
     """By model that gives verdicts; several where a jury votes. A pointwise judge has one entry, without a name."""
-    coin_flip_kept_rate: float
-    """The part of prompts that a judge who tosses a coin for every question would have kept by the same rules."""
 
 
 def judge(
@@ -75,10 +73,8 @@ def judge(
     reading = judge_reading(loaded.recipe, name, own)
     pairs, judged = publish_pairs(store, own, loaded, reading, facts=facts, is_in_use=name == in_use)
     stats = {name: judge_stats(prompts, seed=loaded.recipe.seed) for name, prompts in judged.items()}
-    most = max((len(prompt.scores) for prompts in judged.values() for prompt in prompts), default=2)
-    chance = coin_flip_kept_rate(most, min_margin=loaded.recipe.judge.min_margin) if reading.rounds else 0.0
     folder = f"{(store if name == in_use else own).uri}/pairs"
-    whole = JudgeSummary(judge=name, folder=folder, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
+    whole = JudgeSummary(judge=name, folder=folder, rows=summary, pairs=pairs, stats=stats)
     results.write_summary(own if name != in_use else store, STAGE, summary, _facts(whole))
     return whole
 
@@ -188,5 +184,4 @@ def _facts(summary: JudgeSummary) -> dict[str, Any]:
         "judge": summary.judge,
         "pairs": asdict(summary.pairs),
         "judge_stats": {name: asdict(stats) for name, stats in summary.stats.items()},
-        "coin_flip_kept_rate": summary.coin_flip_kept_rate,
     }
