@@ -117,9 +117,3 @@ class EvaluateConfig(InferenceConfig):
         """Those that the recipe has, in the order of the table."""
         sections = {"alpaca_eval": self.alpaca_eval, "arena_hard": self.arena_hard, "mt_bench": self.mt_bench}
         return {name: config for name, config in sections.items() if config is not None}  # pyright: ignore[reportReturnType]: the keys are a Benchmark each
-
-    @property
-    def model_names(self) -> list[str]:
-        """The names under `models` that are answered with or judged with."""
-        named = [value for value in self.models.values() if isinstance(value, str) and "/" not in value]
-        return [*named, *(config.judge for config in self.benchmarks.values())]
