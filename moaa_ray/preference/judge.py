@@ -86,13 +86,13 @@ def judge_rows(
     rows: Iterable[Row],
     *,
     facts: Mapping[str, Any],
-    command: str = "moaa judge",
+    restart_command: str = "moaa judge --restart",
     restart: bool = False,
     console: Console | None = None,
 ) -> Summary:
     """Put rows with candidates to a judge, in a directory of its own: judgments/, failures/, summary.json there.
 
-    command: the one that errors name, as its --restart touches this work alone.
+    restart_command: the one that errors name, which touches this work alone.
     """
     recipe = loaded.recipe
     if name not in recipe.judges:
@@ -104,9 +104,9 @@ def judge_rows(
     stage = RowStage(
         work=line.work(STAGE),
         plan=plan_input(recipe, recipe.judges[name], num_candidates=num_candidates, base_dir=loaded.base_dir),
-        made_with=_fingerprint(loaded, name),
+        made_with=judge_made_with(loaded, name),
         restart=restart,
-        restart_command=f"{command} --restart",
+        restart_command=restart_command,
         folder="judgments",
         schema=schemas.JUDGMENTS,
         usable=partial(_usable, reading=line.reading),
@@ -168,7 +168,8 @@ def _judged_record(row: Row, *, reading: JudgeWork) -> schemas.Record:
     }
 
 
-def _fingerprint(loaded: Loaded[PreferenceRecipe], name: str) -> dict[str, str]:
+def judge_made_with(loaded: Loaded[PreferenceRecipe], name: str) -> dict[str, str]:
+    """What a judge's verdicts are made with, by name."""
     recipe = loaded.recipe
     fields = {f"judges.{name}.{field}": text for field, text in section_fingerprint(recipe.judges[name]).items()}
     for model in dict.fromkeys(judge_models(recipe.judges[name])):

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from moaa_ray.data.store import Store
+from moaa_ray.evaluation.table import judge_rows
 from moaa_ray.reporting import pictures
 
 _SUMMARY = "evaluation/summary.json"
@@ -42,11 +43,15 @@ def scores_view(store: Store) -> ScoresView | None:
     counts = [(model, *(_count(scores.get(name)) for name in counted)) for model, scores in models.items()]
     behind = [("model", "weights or answers", "revision", "digest of its files"), *_behind(facts.get("evaluated", {}))]
     notes = [*(_how(name, about) for name, about in facts["benchmarks"].items()), *facts["notes"]]
+    if checks := facts.get("reward_bench"):
+        notes.append("Judges: both orders (two that disagree count one half), or one, as RewardBench asks; a coin: 50.")
     return ScoresView(
         tables=[
-            ("Win rates in %, and grades, with 95 % intervals over questions",
-             [("model", *(title for title, _, _ in shown)), *rows]),
-            ("Judgments that count, of all", [("model", *counted), *counts]),
+            *([("Win rates in %, and grades, with 95 % intervals over questions",
+                [("model", *(title for title, _, _ in shown)), *rows]),
+               ("Judgments that count, of all", [("model", *counted), *counts])] if models else []),
+            *([("Judges: accuracy in % on labelled pairs, with 95 % intervals over pairs", judge_rows(checks))]
+              if checks else []),
             *([("What was evaluated", behind)] if len(behind) > 1 else []),
         ],
         pictures=[(f"{one[0]}: win rates", _picture(models, one)) for one in shown if one in _WIN_RATES],

@@ -102,6 +102,15 @@ class MtBenchConfig(BenchmarkConfig):
     judge_max_tokens: int = Field(default=2048, ge=1)
 
 
+class RewardBenchConfig(Config):
+    """RewardBench for judges: how often each is right on labelled pairs; nothing is asked of the models evaluated."""
+
+    pairs: str
+    """A file, folder or pattern as `moaa check-judge` takes it; relative to the recipe's folder."""
+    judges: list[Name] = Field(min_length=1)
+    """Names under `judges`."""
+
+
 class EvaluateConfig(InferenceConfig):
     """What `moaa evaluate` does."""
 
@@ -111,6 +120,7 @@ class EvaluateConfig(InferenceConfig):
     alpaca_eval: AlpacaEvalConfig | None = None
     arena_hard: ArenaHardConfig | None = None
     mt_bench: MtBenchConfig | None = None
+    reward_bench: RewardBenchConfig | None = None
 
     @property
     def benchmarks(self) -> dict[Benchmark, AlpacaEvalConfig | ArenaHardConfig | MtBenchConfig]:

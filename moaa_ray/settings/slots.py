@@ -16,6 +16,12 @@ def name_problems(data: Mapping) -> list[str]:
         for field, name in model_slots(data)
         if name not in models
     ]
+    checked, judges = mapping(mapping(data, "evaluate"), "reward_bench").get("judges"), mapping(data, "judges")
+    problems += [
+        f"evaluate.reward_bench.judges.{i} = {shown(name)}: no such judge under `judges`; {choices(name, judges)}"
+        for i, name in enumerate(checked if isinstance(checked, list) else ())
+        if isinstance(name, str) and name not in judges
+    ]
     if STUDENT not in models and not mapping(data, "sample").get("model"):
         problems += [
             f"models.{name}: nothing uses it; did you mean {STUDENT!r}?, or name it where it is to be used"
