@@ -87,6 +87,11 @@ def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
     publish.publish(store, epoch, "pairs", [table], schemas.PAIRS, 10, facts={"student": "files:0123456789abcdef"})
     with pytest.raises(ConfigError, match=r"sampled from another model than .*tiny, so dpo would not be on-policy"):
         train_stage(load_training(path), "dpo")
+    path.write_text(path.read_text().replace(f"dpo: {{student: {tiny}}}", "dpo: {}"))
+    own = f"dpo={{student: {tiny}, data: [{{path: RUN/pairs}}], epochs: 1, batch: 2, micro_batch: 1}}"
+    with pytest.raises(ConfigError, match="1 pairs in 1 epoch do not fill one batch of 2; lower batch, or train on"):
+        train_stage(load_training(path, [own]), "dpo")
+    assert not store.exists("run.json")
 
 
 @pytest.mark.parametrize(
