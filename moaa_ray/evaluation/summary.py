@@ -17,7 +17,7 @@ from moaa_ray.evaluation.table import markdown, text_table
 from moaa_ray.generation.summary import PoolSummary
 from moaa_ray.generation.usage import total_usage
 from moaa_ray.loading import RUN, LoadedPreference
-from moaa_ray.run_record import put_summary, set_stage
+from moaa_ray.run_record import put_summary, read_summary, set_stage
 from moaa_ray.settings.evaluation import Benchmark
 
 FOLDER = "evaluation"
@@ -57,8 +57,7 @@ def published(store: Store, *folders: str) -> list[Record]:
 
 def earlier_summary(loaded: LoadedPreference) -> dict[str, Any]:
     """summary.json of an earlier evaluation of the run; empty where there is none."""
-    store = open_store(f"{loaded.run_dir}/{FOLDER}")
-    return json.loads(store.read(SUMMARY)) if store.exists(SUMMARY) else {}
+    return read_summary(open_store(f"{loaded.run_dir}/{FOLDER}"))
 
 
 def usage_of(run_dir: str, contestants: Sequence[Contestant]) -> list[PoolSummary]:

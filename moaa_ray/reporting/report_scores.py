@@ -1,17 +1,17 @@
 """What report.html says of the benchmarks, out of RUN/evaluation/summary.json: win rates and grades with intervals."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from moaa_ray.data.store import Store
+from moaa_ray.data.store import Store, open_store
+from moaa_ray.evaluation.summary import FOLDER
 from moaa_ray.evaluation.table import judge_rows
 from moaa_ray.reporting import pictures
+from moaa_ray.run_record import read_summary
 
-_SUMMARY = "evaluation/summary.json"
 _WIN_RATES = (
     ("AlpacaEval 2, length-controlled", "length_controlled", "win_rate"),
     ("AlpacaEval 2", "alpaca_eval", "win_rate"),
@@ -33,9 +33,9 @@ class ScoresView:
 
 def scores_view(store: Store) -> ScoresView | None:
     """The evaluation of a run directory; None where there is none."""
-    if not store.exists(_SUMMARY):
+    facts = read_summary(open_store(f"{store.uri}/{FOLDER}"))
+    if not facts:
         return None
-    facts = json.loads(store.read(_SUMMARY))
     models: Mapping[str, Mapping[str, Any]] = facts["models"]
     shown = [one for one in (*_WIN_RATES, _GRADES) if any(_estimate(scores, one) for scores in models.values())]
     rows = [(name, *(_cell(scores, one) for one in shown)) for name, scores in models.items()]
