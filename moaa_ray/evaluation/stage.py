@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moaa_ray.errors import ConfigError
 from moaa_ray.evaluation.benchmarks import REWARD_BENCH, Bench, read_benchmarks
-from moaa_ray.evaluation.checking import labelled_pairs, stored_answers
+from moaa_ray.evaluation.checking import contamination_notes, labelled_pairs, stored_answers
 from moaa_ray.evaluation.contestants import Contestant, find_contestants
 from moaa_ray.evaluation.judge_checks import JudgeChecks, kept_checks, run_checks
 from moaa_ray.evaluation.kept import Kept, kept_results
@@ -76,6 +76,7 @@ def evaluate(
         checks = kept_checks(given, section)
     outcomes: dict[Benchmark, Outcomes] = {bench.name: outcomes_of(bench, answers, records) for bench in work.benches}
     scored = score(outcomes, work.benches, list(answers) if work.benches else (), seed=loaded.recipe.seed)
+    scored.notes.extend(contamination_notes(given, contestants, work.benches))
     scored.notes.extend([*kept.notes, *checks.notes])
     worked = [span for span in (work.worked, checks.worked) if span]
     done = Evaluation(
