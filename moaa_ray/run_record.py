@@ -106,7 +106,7 @@ def _record(store: Store, name: str) -> dict:
 def read_run(store: Store) -> dict:
     """The record of a run. Raises ConfigError where there is none."""
     try:
-        record = _mapping(store, _RUN)
+        return _mapping(store, _RUN)
     except FileNotFoundError:
         checks = [path for path in store.list("checks") if path.endswith("/check.json")]
         if checks:
@@ -115,9 +115,6 @@ def read_run(store: Store) -> dict:
                 f"is in {', '.join(checks[:3])}"
             ) from None
         raise ConfigError(f"{store.uri}: no {_RUN} there; it is no run directory of moaa_ray") from None
-    if "name" not in record:
-        raise ConfigError(f"{store.uri}/{_RUN}: says no name, so it is damaged; restore it, or give another run_dir")
-    return record
 
 
 def read_summary(store: Store) -> dict[str, Any]:
