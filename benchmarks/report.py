@@ -213,18 +213,17 @@ def moment(at: float, i: int, names: Sequence[str]) -> dict:
 
 def put_facts(store, num_rows: int) -> None:
     """The judge stage's numbers, and the steps of training."""
-    from moaa_ray.core.judge_stats import JudgedPrompt, coin_flip_kept_rate, judge_stats
+    from moaa_ray.core.judge_stats import JudgedPrompt, judge_stats
     from moaa_ray.core.ranking import Verdict
 
     verdicts = tuple(Verdict(first=i, second=j, winner="first" if i < j else "second") for i, j in ORDERS)
     prompt = JudgedPrompt(verdicts=verdicts, scores=(1.0, 0.75, 0.5, 0.25, 0.0), lengths=(9, 8, 7, 5, 6), top_tie="",
                           bottom_tie="", is_kept=True)  # fmt: skip
     pairs = {"num_judged": num_rows, "num_pairs": num_rows, "dropped": {}, "mean_margin": 0.8,
-             "mean_chosen_chars": 1700.0, "mean_rejected_chars": 1600.0}  # fmt: skip
+             "mean_chosen_chars": 1700.0, "mean_rejected_chars": 1600.0, "coin_kept_rate": 0.99}  # fmt: skip
     stage = {"num_prompts": num_rows, "statuses": {"ok": num_rows}, "dropped": {}, "failures": {}, "usage": [],
              "pairs": pairs,
-             "judge_stats": {"decide.m": asdict(judge_stats([prompt] * 100, seed=0, num_resamples=50))},
-             "coin_flip_kept_rate": coin_flip_kept_rate(NUM_CANDIDATES)}  # fmt: skip
+             "judge_stats": {"decide.m": asdict(judge_stats([prompt] * 100, seed=0, num_resamples=50))}}  # fmt: skip
     for place in ("", "judges/other/"):
         store.put(f"{place}summary.json", json.dumps({"judge": stage}).encode())
     put_manifest_of_other(store)

@@ -5,13 +5,12 @@ the recipe is written as text stands in settings/yaml_text.py.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from moaa_ray.recipe import Recipe
 from moaa_ray.settings.models import Config, Execution, ExecutionKeys, Model
-from moaa_ray.settings.preference import judge_models
 from moaa_ray.settings.prompts import SourceConfig
-from moaa_ray.settings.slots import STUDENT
 
 _SOURCES = "prompts.sources["
 
@@ -38,13 +37,10 @@ def rows_fingerprint(recipe: Recipe, extra: Mapping[str, str]) -> dict[str, str]
 
 
 def mixture_models(recipe: Recipe) -> dict[str, Model]:
-    """The models without those that only judge, are sampled from or evaluated: they make no rows and come and go."""
+    """The models of the mixture; others (judges, the student, those evaluated or unused) make no rows."""
     slots = [*(slot for layer in recipe.mixture.stacked() for slot in layer), recipe.mixture.aggregator]
-    judges = recipe.judges.values()
-    later = {recipe.sample.model or STUDENT, *(name for judge in judges for name in judge_models(judge))}
-    later |= set(recipe.evaluate.model_names)
-    later -= {slot.model for slot in slots}
-    return {name: model for name, model in recipe.models.items() if name not in later}
+    names = {slot.model for slot in slots}
+    return {name: model for name, model in recipe.models.items() if name in names}
 
 
 def section_fingerprint(section: Config, *, without: Sequence[str] = ()) -> dict[str, str]:
@@ -56,9 +52,12 @@ def compare(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """What changed, one line per field; empty when a run with fingerprint `old` may go on with `new`."""
     lines = []
     come_and_gone = _sources(old) ^ _sources(new)
+    models = tuple(_models(old) ^ _models(new))
     for field in [*old, *(field for field in new if field not in old)]:
         if _source_of(field) in come_and_gone or old.get(field) == new.get(field):
             continue
+        if field.startswith(models) and (field in old) != (field in new):
+            continue  # the slot that now names another model is told
         if field not in new:
             lines.append(f"{field} was {_short(old[field])}, is no longer there")
         elif field not in old:
@@ -94,6 +93,11 @@ def _leaves(value: object, path: str) -> Iterator[tuple[str, str]]:
 
 def _sources(fields: Mapping[str, str]) -> set[str]:
     return {_source_of(field) for field in fields} - {""}
+
+
+def _models(fields: Mapping[str, str]) -> set[str]:
+    """How the fields of each model begin."""
+    return {field.removesuffix("engine") for field in fields if re.fullmatch(r"models\..*\.engine", field)}
 
 
 def _source_of(field: str) -> str:

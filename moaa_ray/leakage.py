@@ -29,6 +29,13 @@ def leakage_problems(recipe: Run, base_dir: Path, *, own: str) -> list[str]:
     return problems
 
 
+def unchecked(recipe: Run, base_dir: Path) -> list[str]:
+    """The benchmarks whose questions filters.decontaminate does not look for in the rows of the run."""
+    compared = {file for path in recipe.filters.decontaminate for file in _files(path, base_dir)}
+    named = recipe.evaluate.benchmarks.items()
+    return [name for name, each in named if not _files(each.questions, base_dir) <= compared]
+
+
 def _training_files(recipe: Run, own: str) -> Iterator[tuple[str, str]]:
     if isinstance(recipe, Recipe | PreferenceRecipe) and recipe.prompts is not None:
         yield from ((f"prompts.sources.{i}.path", source.path) for i, source in enumerate(recipe.prompts.sources))

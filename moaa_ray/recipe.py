@@ -106,7 +106,8 @@ class Run(Config):
         """The stages of the whole run, in order."""
         if self.run.stages is not None:
             return self.run.stages
-        return [stage for stage in STAGES if stage != "evaluate" or self.evaluate.benchmarks]
+        is_evaluated = bool(self.evaluate.benchmarks or self.evaluate.reward_bench)
+        return [stage for stage in STAGES if stage != "evaluate" or is_evaluated]
 
 
 class Recipe(Run):

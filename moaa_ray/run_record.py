@@ -107,11 +107,30 @@ def _record(store: Store, name: str) -> dict:
 def read_run(store: Store) -> dict:
     """The record of a run. Raises ConfigError where there is none."""
     try:
-        return json.loads(store.read(_RUN))
+        return _mapping(store, _RUN)
     except FileNotFoundError:
+        checks = [path for path in store.list("checks") if path.endswith("/check.json")]
+        if checks:
+            raise ConfigError(
+                f"{store.uri}: judges were checked here and no stage has begun, so there is no {_RUN}; what was found "
+                f"is in {', '.join(checks[:3])}"
+            ) from None
         raise ConfigError(f"{store.uri}: no {_RUN} there; it is no run directory of moaa_ray") from None
+
+
+def read_summary(store: Store) -> dict[str, Any]:
+    """What the stages have put into summary.json; empty where there is none. Raises ConfigError for a damaged one."""
+    return _mapping(store, _SUMMARY) if store.exists(_SUMMARY) else {}
+
+
+def _mapping(store: Store, path: str) -> dict[str, Any]:
+    try:
+        found = json.loads(store.read(path))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
-        raise ConfigError(f"{store.uri}/{_RUN}: not JSON ({error}); restore it, or give another run_dir") from error
+        raise ConfigError(f"{store.uri}/{path}: damaged ({error}); restore it, or give another run_dir") from error
+    return found
 
 
 def digest_of_run(store: Store) -> str:
@@ -167,8 +186,7 @@ def progress_path(stage: str) -> str:
 
 def put_summary(store: Store, stage: str, facts: Mapping[str, Any]) -> None:
     """Put a stage's facts into summary.json, beside those of the other stages."""
-    known = json.loads(store.read(_SUMMARY)) if store.exists(_SUMMARY) else {}
-    store.put(_SUMMARY, _json({**known, stage: dict(facts)}))
+    store.put(_SUMMARY, _json({**read_summary(store), stage: dict(facts)}))
 
 
 def model_digests(models: Mapping[str, Model], base_dir: Path) -> dict[str, str]:

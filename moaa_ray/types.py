@@ -25,6 +25,9 @@ class Sampling:
     top_k: int = 0  # 0: no limit
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    # Clients of `moaa serve` alone set these two; a Sampling's text, by which evaluations know rows, leaves them out.
+    presence_penalty: float = field(default=0.0, repr=False)
+    frequency_penalty: float = field(default=0.0, repr=False)
     stop: tuple[str, ...] = ()
     json_schema: str = ""  # JSON text
     regex: str = ""

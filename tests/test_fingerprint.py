@@ -232,3 +232,13 @@ def test_adapters_decide_the_model_and_trackers_do_not():
         "lora.targets.0": '"q_proj"',
     }
     assert not any(field.startswith("track") for field in fields)
+
+
+def test_models_that_are_in_no_slot_of_the_mixture_come_and_go():
+    spare = {"engine": "fake"}
+    assert changed("models.spare", spare) == []
+    one, other = (
+        fingerprint(RECIPE | {"models": RECIPE["models"] | {"spare": {**spare, "completion_tokens": n}}})
+        for n in (1, 2)
+    )
+    assert compare(one, other) == []

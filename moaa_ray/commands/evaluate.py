@@ -28,6 +28,9 @@ def evaluate(
 
     moaa evaluate recipe.yaml --only alpaca_eval
 
+    The section reward_bench checks judges of the recipe on labelled pairs, as
+    `moaa check-judge` does and in the same place: a table of its own.
+
     With --only, the results of the other benchmarks stay in the table as far
     as nothing that they were made of has changed.
 

@@ -41,12 +41,15 @@ class BatchPlan:
     batch: int
     epochs: int
     seed: int
+    kind: str = "units"
+    """What the units are called: packs or pairs."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
+            times = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
             raise ConfigError(
-                f"{self._starts[-1]} units in {self.epochs} epochs do not fill one batch of {self.batch}; "
-                "lower batch, or train on more data or epochs"
+                f"{self._starts[-1]} {self.kind} in {times} do not fill one batch of {self.batch}; lower batch, or "
+                "train on more data or epochs"
             )
 
     @cached_property

@@ -4,19 +4,14 @@ Whether its verdicts are right is not known here. Every rate comes with an inter
 verdicts on one prompt stand or fall together.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import fsum
 from random import Random
 from statistics import correlation
 from typing import NamedTuple
 
 from moaa_ray.core.ranking import Verdict, num_cycles, pair_results
-
-_COIN_RESULTS = ((0, 0.25), (1, 0.5), (2, 0.25))  # half points for one candidate of a pair, and how probable they are
-_EXACT_CANDIDATES = 6  # up to 41,000 distinct totals; seven candidates have a million
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +71,7 @@ class JudgeStats:
     cycle_rate: Estimate
     """Of triads, those in which i beats j beats k beats i; a judge of coin flips has 1/32."""
     kept_rate: Estimate
-    """Of prompts, those that became a preference pair; see coin_flip_kept_rate for what that is worth."""
+    """Of prompts, those that became a preference pair; what that is worth JudgeWork.coin_ranking tells."""
     length_correlation: Estimate
     """Mean over prompts of the Pearson correlation of length and score; count leaves out prompts without variance."""
     top_ties: TieCounts
@@ -188,43 +183,3 @@ def _tie_counts(kinds: Iterable[str]) -> TieCounts:
     if counts:
         raise ValueError(f"unknown tie breaks {sorted(counts)}: a Ranking's top_tie or bottom_tie is wanted")
     return ties
-
-
-def coin_flip_kept_rate(num_candidates: int, *, min_margin: float = 0.0, seed: int = 0, num_draws: int = 4000) -> float:
-    """The part of prompts that a judge answering every ordered question by a fair coin would have kept.
-
-    Kept means that top and bottom score differ, by min_margin at least, in a complete round robin with both orders.
-    Exact up to six candidates (five: 0.993); above, a simulation of num_draws prompts.
-    """
-    if num_candidates < 2:
-        raise ValueError(f"{num_candidates} candidates make no pair: at least two are wanted")
-    exact = num_candidates <= _EXACT_CANDIDATES
-    totals = _coin_totals(num_candidates) if exact else _drawn_coin_totals(num_candidates, Random(seed), num_draws)
-    full = 2 * (num_candidates - 1)  # half points of a candidate that wins all its pairs
-    spreads = [(max(points) - min(points), probability) for points, probability in totals]
-    return fsum(p for spread, p in spreads if spread and spread / full >= min_margin)
-
-
-def _coin_totals(num: int) -> Iterable[tuple[tuple[int, ...], float]]:
-    """Every distinct list of the candidates' half points, and its probability: one convolution per pair."""
-    totals = {(0,) * num: 1.0}
-    for i, j in combinations(range(num), 2):
-        after: defaultdict[tuple[int, ...], float] = defaultdict(float)
-        for points, probability in totals.items():
-            for half_points, weight in _COIN_RESULTS:
-                added = list(points)
-                added[i] += half_points
-                added[j] += 2 - half_points
-                after[tuple(added)] += probability * weight
-        totals = after
-    return totals.items()
-
-
-def _drawn_coin_totals(num: int, rng: Random, num_draws: int) -> Iterable[tuple[tuple[int, ...], float]]:
-    for _ in range(num_draws):
-        points = [0] * num
-        for i, j in combinations(range(num), 2):
-            half_points = rng.getrandbits(1) + rng.getrandbits(1)
-            points[i] += half_points
-            points[j] += 2 - half_points
-        yield tuple(points), 1 / num_draws

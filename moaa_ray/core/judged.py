@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, floor
+from random import Random
 
 from moaa_ray.core.candidates import CANDIDATES, distinct_candidates
 from moaa_ray.core.judge_parsing import parse_verdict
@@ -19,6 +20,9 @@ _NO_VERDICT = Failure(
 _NO_NUMBER = Failure(
     reason="no_number",
     detail="answers without a number in form; raise max_tokens if they are cut off, or change judges",
+)
+_COIN = tuple(
+    Completion(text=f"[[{side}]]", finish_reason="stop", prompt_tokens=0, completion_tokens=0) for side in "AB"
 )
 
 
@@ -107,6 +111,14 @@ class JudgeWork:
         else:
             ranking = rank_by_score(self._knockout_scores(row, num), coins=drawn)
         return replace(ranking, scores=_with_duplicates(row, ranking.scores))
+
+    def coin_ranking(self, row: Row, rng: Random) -> Ranking:
+        """The ranking that this pairwise judge would come to if its models tossed a coin for every verdict."""
+        for each in self.rounds:
+            num = len(each.orders(row))
+            tossed = {decider: tuple(rng.choices(_COIN, k=num)) for decider in each.deciders}
+            row = replace(row, answers={**row.answers, **tossed})
+        return self.ranking(row)
 
     def judgments(self, row: Row) -> list[Judgment]:
         """Every verdict, round by round and judge by judge."""

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from moaa_ray.core.filters import Contamination, is_refusal, jaccard, normalised, shingles, source_leak, words
+from moaa_ray.core.filters import Contamination, jaccard, normalised, shingles, words
+from moaa_ray.core.phrases import is_refusal, source_leak
 from moaa_ray.data.conversations import UnusableError, digest_of, find_columns, to_messages
 from moaa_ray.data.locations import find_files, source_name
 from moaa_ray.data.readers import BadRecord, column_names, read_records

@@ -68,6 +68,10 @@ def _extensions(sampling: Sampling) -> dict:
         fields["min_p"] = sampling.min_p
     if sampling.repetition_penalty != 1.0:
         fields["repetition_penalty"] = sampling.repetition_penalty
+    if sampling.presence_penalty:
+        fields["presence_penalty"] = sampling.presence_penalty
+    if sampling.frequency_penalty:
+        fields["frequency_penalty"] = sampling.frequency_penalty
     if sampling.json_schema:
         try:
             schema = json.loads(sampling.json_schema)

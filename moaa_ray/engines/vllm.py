@@ -201,6 +201,8 @@ def _sampling_args(sampling: Sampling, room: int) -> dict:
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
         "stop": list(sampling.stop),
         "logprobs": sampling.logprobs or None,
     }

@@ -24,6 +24,8 @@ from moaa_ray.settings.evaluation import (
 )
 
 BENCHMARKS: tuple[Benchmark, ...] = get_args(Benchmark)
+REWARD_BENCH = "reward_bench"
+"""The section of an evaluation that is about judges, and asks the models nothing."""
 NUM_TURNS: Mapping[Benchmark, int] = {"alpaca_eval": 1, "arena_hard": 1, "mt_bench": mt_bench.NUM_TURNS}
 
 
@@ -60,15 +62,16 @@ class Bench:
 def read_benchmarks(loaded: LoadedPreference, only: Sequence[str] = ()) -> list[Bench]:
     """The recipe's benchmarks, or only those of these names. Raises ConfigError or DataError before anything starts."""
     config = loaded.recipe.evaluate
+    known = (*BENCHMARKS, REWARD_BENCH)
     for name in only:
-        if name not in BENCHMARKS:
-            raise ConfigError(f"--only {name}: there is no such benchmark; {choices(name, BENCHMARKS)}")
-        if name not in config.benchmarks:
+        if name not in known:
+            raise ConfigError(f"--only {name}: there is no such benchmark; {choices(name, known)}")
+        if getattr(config, name) is None:
             raise ConfigError(f"--only {name}: the recipe has no section evaluate.{name}; add it, with its questions")
-    if not config.benchmarks:
+    if not config.benchmarks and config.reward_bench is None:
         raise ConfigError(
             f"evaluate: no benchmark in the recipe; add a section for one of {', '.join(BENCHMARKS)}, with its "
-            "questions and a judge"
+            f"questions and a judge, or {REWARD_BENCH}, with pairs and judges"
         )
     return [_read(loaded, name) for name in config.benchmarks if not only or name in only]
 

@@ -4,13 +4,11 @@ A result holds where all is as it was: the benchmark's files and settings, its j
 Rows say so themselves, as the id of a judgment is a hash of all that the judge was shown.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from moaa_ray.data.schemas import Record
-from moaa_ray.data.store import open_store
 from moaa_ray.errors import MoaaError
 from moaa_ray.evaluation.answering import STAGE
 from moaa_ray.evaluation.benchmarks import Bench, read_benchmarks
@@ -18,7 +16,7 @@ from moaa_ray.evaluation.checking import stored_answers
 from moaa_ray.evaluation.contestants import Contestant
 from moaa_ray.evaluation.rows import answers_of, tasks_of
 from moaa_ray.evaluation.stages import UNFINISHED, judge_made_with
-from moaa_ray.evaluation.summary import FOLDER, SUMMARY, about_of, place_of, published
+from moaa_ray.evaluation.summary import about_of, earlier_summary, place_of, published
 from moaa_ray.fingerprint import compare
 from moaa_ray.loading import LoadedPreference
 from moaa_ray.run_record import made_with
@@ -45,10 +43,9 @@ def kept_results(
 
     Args: evaluated, the benchmarks that are evaluated now; forgotten, the models and judges that begin anew.
     """
-    store = open_store(f"{loaded.run_dir}/{FOLDER}")
-    if not store.exists(SUMMARY):
+    known = earlier_summary(loaded)
+    if not known:
         return Kept()
-    known = json.loads(store.read(SUMMARY))
     now = {bench.name for bench in evaluated}
     benches: dict[str, list[Bench]] = {}
     notes: list[str] = []

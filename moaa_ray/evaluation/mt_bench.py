@@ -17,7 +17,7 @@ from moaa_ray.core.judge_stats import Estimate
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import DataError
 from moaa_ray.evaluation.resampling import ratio
-from moaa_ray.types import Answer, Message
+from moaa_ray.types import Answer, Completion, Message
 
 PROMPT_VERSION = "mt_bench/1"
 TEMPERATURES: Mapping[str, float] = {
@@ -34,7 +34,9 @@ TEMPERATURES: Mapping[str, float] = {
 REFERENCE_CATEGORIES = ("reasoning", "math", "coding")
 NUM_TURNS = 2
 
-_GRADE = re.compile(r"\[\[\s*(10(?:\.0+)?|[1-9](?:\.\d+)?)\s*\]\]")
+_NUMBER = r"\s*(10(?:\.0+)?|[1-9](?:\.\d+)?)\s*"
+_GRADE = re.compile(rf"\[\[{_NUMBER}\]\]")
+_IN_SINGLE_BRACKETS = re.compile(rf"\[{_NUMBER}\](?!\()")  # not a link
 _JUDGE = """\
 You are an impartial expert who grades {what}. Consider how helpful, relevant, accurate, deep and original it is, and \
 how much detail it gives{reference}. Do not let its length or any name in it influence you. Explain your grade in a \
@@ -125,8 +127,9 @@ def grade_messages(question: Question, answers: Sequence[str], *, fence: str) ->
 
 
 def parse_grade(answer: Answer | None) -> float | None:
-    """The last [[n]] of a completion, 1 to 10, whole or decimal; None without one."""
-    match = last_match(_GRADE, answer)
+    """The last [[n]] of a completion, else its last [n], 1 to 10, whole or decimal; None without one."""
+    is_in_form = isinstance(answer, Completion) and _GRADE.search(answer.text)
+    match = last_match(_GRADE if is_in_form else _IN_SINGLE_BRACKETS, answer)
     return None if match is None else float(match)
 
 

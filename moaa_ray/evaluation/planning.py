@@ -15,10 +15,12 @@ from moaa_ray.evaluation.contestants import BASE, Contestant, find_contestants
 from moaa_ray.evaluation.files import read_questions
 from moaa_ray.evaluation.judging import INPUTS, REPEAT, close_judged, judge_passes
 from moaa_ray.evaluation.protocols import protocol_of
+from moaa_ray.lines.judge import plan_input as plan_judge
 from moaa_ray.lines.mixture import expected_completion
 from moaa_ray.loading import LoadedPreference
 from moaa_ray.planning.planner import PlanInput
 from moaa_ray.planning.pool_estimate import PassLoad
+from moaa_ray.preference.check_pairs import NUM_PAIRS, read_pairs
 from moaa_ray.settings.evaluation import Benchmark
 from moaa_ray.settings.models import ClassifierModel, RuleModel, WeightsModel
 from moaa_ray.types import Sampling
@@ -48,6 +50,9 @@ def evaluation_parts(loaded: LoadedPreference) -> tuple[list[Part], list[str]]:
 
     Models that are still to be trained count as large as the student. Raises ConfigError as find_contestants.
     """
+    checks, check_notes = _checks_of_judges(loaded)
+    if checks and not loaded.recipe.evaluate.benchmarks:
+        return checks, check_notes
     loaded, contestants = find_contestants(loaded, is_ahead=True)
     loaded = _with_sized_students(loaded, contestants)
     config = loaded.recipe.evaluate
@@ -66,6 +71,27 @@ def evaluation_parts(loaded: LoadedPreference) -> tuple[list[Part], list[str]]:
         judged = sum(num * sum(_has(one, name) for one in contestants) for name, num in own.items())
         asked = judge_plan(loaded, judging_of(loaded, judge, own), own)
         parts.append(Part(title=f"{STAGE}, judge {judge}", asked=asked, num_rows=judged))
+    return [*parts, *checks], [*notes, *check_notes]
+
+
+def _checks_of_judges(loaded: LoadedPreference) -> tuple[list[Part], list[str]]:
+    """One part for each judge of evaluate.reward_bench, which counts as the published file where it is not here."""
+    section, recipe, base_dir = loaded.recipe.evaluate.reward_bench, loaded.recipe, str(loaded.base_dir)
+    if section is None:
+        return [], []
+    num, notes = NUM_PAIRS, []
+    try:
+        num = len(read_pairs(section.pairs, seed=recipe.seed, base_dir=base_dir).pairs)
+    except (ConfigError, DataError):
+        notes.append(f"note: evaluate.reward_bench.pairs counts as the published {num:,}: it cannot be read here")
+    parts = [
+        Part(
+            title=f"{STAGE}, check of judge {name}",
+            asked=plan_judge(recipe, recipe.judges[name], num_candidates=2, base_dir=base_dir),
+            num_rows=num,
+        )
+        for name in section.judges
+    ]
     return parts, notes
 
 

@@ -101,9 +101,13 @@ def _alpaca_eval(scored: Scored, bench: Bench, outcomes: Outcomes, seed: int) ->
         scored.notes.append("length-controlled with the published difficulties")
     else:
         controlled = _attempt(scored, where, lambda a: length_controlled_jointly(a, seed=seed), annotations) or {}
+        others = len(annotations) - 1
+        how = f"with difficulties fitted to the other {'models' if others > 1 else 'model'} ({others})"
+        if not others:
+            how = "without regard to how difficult the instructions are, which no other model is there to tell"
         scored.notes.append(
-            f"length-controlled with difficulties fitted to the {len(annotations) - 1} other models, so not comparable "
-            "with the leaderboard; set evaluate.alpaca_eval.difficulties for that"
+            f"length-controlled {how}, so not comparable with the leaderboard; set "
+            "evaluate.alpaca_eval.difficulties for that"
         )
     for model, one in controlled.items():
         scored.models[model].length_controlled = one

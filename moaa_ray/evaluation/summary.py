@@ -18,7 +18,7 @@ from moaa_ray.evaluation.table import markdown, text_table
 from moaa_ray.generation.summary import PoolSummary
 from moaa_ray.generation.usage import total_usage
 from moaa_ray.loading import RUN, LoadedPreference
-from moaa_ray.run_record import put_summary, set_stage
+from moaa_ray.run_record import put_summary, read_summary, set_stage
 from moaa_ray.settings.evaluation import Benchmark
 
 FOLDER = "evaluation"
@@ -38,6 +38,8 @@ class Evaluation:
     usage: Sequence[PoolSummary]
     """Of every model that answered and every judge, by directory under RUN/evaluation, over all their starts."""
     folder: str
+    checks: Sequence[Mapping[str, Any]] = ()
+    """check.json of every judge of evaluate.reward_bench."""
     worked: tuple[float, float] | None = None
     """Unix times of the first and the last work of this start; None where nothing was left to do."""
 
@@ -52,6 +54,11 @@ def published(store: Store, *folders: str) -> list[Record]:
     there = [folder for folder in folders if store.exists(f"{folder}/{MANIFEST}")]
     tables = (table for folder in there for table in publish.read_batches(store, folder, batch_rows=_BATCH_ROWS))
     return [record for table in tables for record in table.to_pylist()]
+
+
+def earlier_summary(loaded: LoadedPreference) -> dict[str, Any]:
+    """summary.json of an earlier evaluation of the run; empty where there is none."""
+    return read_summary(open_store(f"{loaded.run_dir}/{FOLDER}"))
 
 
 def usage_of(run_dir: str, contestants: Sequence[Contestant]) -> list[PoolSummary]:
@@ -90,7 +97,8 @@ def evaluated_of(loaded: LoadedPreference, one: Contestant) -> dict[str, Any]:
 
 def render_evaluation(done: Evaluation) -> str:
     """The table as text, and where everything is."""
-    return f"{text_table(done.scored, done.about)}\n  data: {done.folder}/{{summary.json,summary.md,answers,judges}}"
+    table = text_table(done.scored, done.about, done.checks)
+    return f"{table}\n  data: {done.folder}/{{summary.json,summary.md,answers,judges}}"
 
 
 def problem_of(done: Evaluation) -> str:
@@ -110,11 +118,12 @@ def keep_summary(loaded: LoadedPreference, done: Evaluation) -> None:
         "models": {name: asdict(scores) for name, scores in done.scored.models.items()},
         "evaluated": done.evaluated,
         "benchmarks": done.about,
+        "reward_bench": list(done.checks),
         "notes": done.scored.notes,
         "problems": done.scored.problems,
         "usage": [asdict(pool) for pool in done.usage],
     }
     store.put(f"{FOLDER}/{SUMMARY}", (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
-    store.put(f"{FOLDER}/summary.md", markdown(done.scored, done.about).encode())
+    store.put(f"{FOLDER}/summary.md", markdown(done.scored, done.about, done.checks).encode())
     put_summary(store, STAGE, facts)
     set_stage(store, STAGE, status="done", epoch=0, counts={"models": len(done.scored.models)})

@@ -8,6 +8,8 @@ from moaa_ray.evaluation.scores import Scored, Scores
 from moaa_ray.settings.evaluation import Benchmark
 
 About = Mapping[Benchmark, Mapping[str, Any]]
+Checks = Sequence[Mapping[str, Any]]
+"""check.json of the judges that were checked."""
 _TITLES = {"alpaca_eval": "AlpacaEval 2", "arena_hard": "Arena-Hard v0.1", "mt_bench": "MT-Bench"}
 _COLUMNS: Mapping[Benchmark, tuple[str, ...]] = {
     "alpaca_eval": ("AE2 LC", "AE2 WR"),
@@ -21,23 +23,60 @@ _Cell = tuple[str, str, str]
 """A value, its interval, and how many of all could be counted."""
 
 
-def text_table(scored: Scored, about: About) -> str:
+def text_table(scored: Scored, about: About, checks: Checks = ()) -> str:
     """For a terminal."""
-    rows = [line for lines in _lines(scored, about) for line in lines]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = [
-        f"{name:<{widths[0]}}{''.join(f'  {cell:>{width}}' for cell, width in zip(cells, widths[1:], strict=True))}"
-        for name, *cells in rows
-    ]
-    return "\n".join([*(line.rstrip() for line in table), "", *(f"  {line}" for line in _legend(scored, about))])
+    tables = [[line for lines in _lines(scored, about) for line in lines]] if scored.models else []
+    tables += [judge_rows(checks)] if checks else []
+    told = "\n\n".join("\n".join(_aligned(rows)) for rows in tables)
+    return "\n".join([told, "", *(f"  {line}" for line in _legend(scored, about, checks))])
 
 
-def markdown(scored: Scored, about: About) -> str:
+def markdown(scored: Scored, about: About, checks: Checks = ()) -> str:
     """For readers of the run's files."""
-    head, *models = _lines(scored, about)
-    lines = ["# Evaluation", "", _row(head[0]), _row(["---", *("---:" for _ in head[0][1:])])]
-    lines += [_row(line) for each in models for line in each]
-    return "\n".join([*lines, "", *(f"- {line}" for line in _legend(scored, about))]) + "\n"
+    lines = ["# Evaluation", ""]
+    if scored.models:
+        lines += [*_marked([line for each in _lines(scored, about) for line in each]), ""]
+    if checks:
+        lines += ["## Judges on labelled pairs", "", *_marked(judge_rows(checks)), ""]
+    return "\n".join([*lines, *(f"- {line}" for line in _legend(scored, about, checks))]) + "\n"
+
+
+def judge_rows(checks: Checks) -> list[tuple[str, ...]]:
+    """Titles, then for each judge its accuracies in % over both orders and in one, by section, and what it cost."""
+    sections = list(dict.fromkeys(name for check in checks for name in check["scores"]["sections"]))
+    has_price = any(check["cost"]["usd"] is not None for check in checks)
+    found = [("judge", "orders", "total", "", *sections, "no verdict", "calls", *["USD"] * has_price)]
+    for check in checks:
+        scores, cost = check["scores"], check["cost"]
+        for way, lacks in (("both_orders", "no_verdict"), ("one_order", "no_verdict_one_order")):
+            is_first, total = way == "both_orders", scores["total"][way]
+            by_section = [scores["sections"].get(name) for name in sections]
+            usd = "-" if cost["usd"] is None else f"{cost['usd']:,.2f}"
+            found.append(
+                (
+                    check["judge"] if is_first else "",
+                    "both" if is_first else "one",
+                    f"{100 * total['value']:.1f}",
+                    f"[{100 * total['low']:.1f}, {100 * total['high']:.1f}]",
+                    *(f"{100 * score[way]['value']:.1f}" if score else "-" for score in by_section),
+                    f"{scores['total'][lacks]:,}/{scores['total']['num_pairs']:,}",
+                    f"{cost['calls']:,}" if is_first else "",
+                    *([usd if is_first else ""] if has_price else []),
+                )
+            )
+    return found
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        beside = (f"  {cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        yield f"{name:<{widths[0]}}{''.join(beside)}".rstrip()
+
+
+def _marked(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *others = rows
+    return [_row(head), _row(["---", *("---:" for _ in head[1:])]), *map(_row, others)]
 
 
 def _lines(scored: Scored, about: About) -> list[list[tuple[str, ...]]]:
@@ -80,9 +119,10 @@ def _cell(estimate: Estimate, num_valid: int, num_total: int, *, digits: int = 1
     return f"{estimate.value:.{digits}f}", interval, counts
 
 
-def _legend(scored: Scored, about: About) -> Iterable[str]:
+def _legend(scored: Scored, about: About, checks: Checks) -> Iterable[str]:
     """What the numbers are, by benchmark; then notes, and what could not be scored."""
-    yield "below each number: the 95 % interval over questions, and how many judgments count of all"
+    if scored.models:
+        yield "below each number: the 95 % interval over questions, and how many judgments count of all"
     for name, facts in about.items():
         judge = facts["judge"]
         model = f"{judge['name']} ({judge['model']}{'@' + judge['revision'] if judge['revision'] else ''})"
@@ -91,6 +131,14 @@ def _legend(scored: Scored, about: About) -> Iterable[str]:
         yield (
             f"{_TITLES[name]}: {asked}; answers of at most "
             f"{facts['settings']['max_tokens']:,} tokens, {_temperature(facts['settings'])}"
+        )
+    if checks:
+        files = ", ".join(dict.fromkeys(path for check in checks for path in check["files"]))
+        whole = all(check["scores"]["is_reward_bench"] for check in checks)
+        yield (
+            f"judges: accuracy in % on the labelled pairs of {files}, asked in both orders (two that disagree count "
+            "one half) and in one, as RewardBench asks; a coin has 50"
+            + ("" if whole else "; not RewardBench's 2,985 pairs, so not comparable with published totals")
         )
     yield from scored.notes
     yield from (f"no score: {problem}" for problem in scored.problems)

@@ -25,6 +25,7 @@ from moaa_ray.planning.text import duration, render
 from moaa_ray.planning.training import Stage, TrainingPlan, plan_training
 from moaa_ray.recipe import STAGES, Recipe
 from moaa_ray.run_folders import with_student
+from moaa_ray.settings.slots import unused_models
 
 TRAINING: tuple[Stage, ...] = ("sft", "dpo")
 
@@ -73,6 +74,7 @@ def plan_for_cli(
     for one in stages_to_plan(loaded) if isinstance(loaded.recipe, Recipe) else []:  # pyright: ignore
         rows = rows_of.get(one.stage, later)
         plans[one.stage] = plan_stage(one, _shape(cluster, one), rows.num, rows.mean_turns)
+    notes += [f"note: models.{name}: nothing uses it" for name in unused_models(recipe.model_dump())]
     shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
     for stage in TRAINING:
         if recipe.student is not None and stage in recipe.stages:

@@ -87,7 +87,14 @@ def rank_answers(
     own = open_store(judge_folder(f"{loaded.run_dir}/baselines", judge))
     asked = (turn for row in rows for turn in turns(row, teachers))
     summary = judge_rows(
-        loaded, judge, own, asked, facts={"judge": judge}, command="moaa baselines", restart=restart, console=console
+        loaded,
+        judge,
+        own,
+        asked,
+        facts={"judge": judge},
+        restart_command="moaa baselines --restart",
+        restart=restart,
+        console=console,
     )
     places: dict[str, Place] = {}
     for table in publish.read_batches(own, "judgments", batch_rows=SEED_ROWS):

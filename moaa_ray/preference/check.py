@@ -11,8 +11,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -86,19 +87,21 @@ def check_judge(
     paths: Sequence[str],
     *,
     name: str = "",
+    base_dir: str = "",
     restart: bool = False,
+    restart_command: str = "moaa check-judge --restart",
     console: Console | None = None,
 ) -> list[CheckReport]:
     """Check a judge of the recipe on files of labelled pairs, one report for each; called again it goes on.
 
-    Args: paths count from the current directory, and each is a file, a folder or a pattern; name, a judge of the
-    recipe, by default the one in use; restart forgets what it has said to these pairs before. Raises as `judge` does,
-    and StageError where it has not given a single verdict.
+    Args: paths count from base_dir, by default the current directory, and each is a file, a folder or a pattern; name,
+    a judge of the recipe, by default the one in use; restart forgets what it has said to these pairs before. Raises as
+    `judge` does, and StageError where it has not given a single verdict.
     """
     loaded = with_run_models(loaded)
     recipe = loaded.recipe
     name = name or judge_in_use(recipe)
-    files = [read_pairs(path, seed=recipe.seed, base_dir=os.getcwd()) for path in paths]
+    files = [read_pairs(path, seed=recipe.seed, base_dir=base_dir or os.getcwd()) for path in paths]
     twice = [called for called, count in Counter(_folder_name(each) for each in files).items() if count > 1]
     if twice:
         raise ConfigError(
@@ -107,19 +110,18 @@ def check_judge(
     # Here a verdict that does not come is a result, and no reason to stop.
     tolerant = recipe.judge.model_copy(update={"max_failed_fraction": 1.0})
     loaded = replace(loaded, recipe=recipe.model_copy(update={"judge": tolerant}))
-    return [_check(loaded, each, name, restart=restart, console=console) for each in files]
+    begun = partial(judge_rows, restart=restart, restart_command=restart_command, console=console)
+    return [_check(loaded, each, name, begun) for each in files]
 
 
 def _check(
-    loaded: Loaded[PreferenceRecipe], pairs: LabelledPairs, name: str, *, restart: bool, console: Console | None
+    loaded: Loaded[PreferenceRecipe], pairs: LabelledPairs, name: str, put_through: Callable[..., Summary]
 ) -> CheckReport:
     own = open_store(f"{loaded.run_dir}/checks/{name}/{_folder_name(pairs)}")
     digest = digest_of_files(pairs.files)
     rows = (pair.row for pair in pairs.pairs)
     facts = {"judge": name, "pairs": digest}
-    summary = judge_rows(
-        loaded, name, own, rows, facts=facts, command="moaa check-judge", restart=restart, console=console
-    )
+    summary = put_through(loaded, name, own, rows, facts=facts)
     reading = judge_reading(loaded.recipe, name, own)
     judged = _judged_rows(own, [pair.row.id for pair in pairs.pairs])
     outcomes = [outcome_of(pair, row, reading) for pair, row in zip(pairs.pairs, judged, strict=True)]

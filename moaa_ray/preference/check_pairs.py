@@ -40,6 +40,7 @@ SECTIONS: Mapping[str, Mapping[str, int]] = {
 447 pairs of math-prm weigh as much as all six code subsets. Source: allenai/reward-bench rewardbench/constants.py at
 05a9005 (until September 2024 the two xstest weights stood there the wrong way round)."""
 NUM_MATH_PAIRS = 447
+NUM_PAIRS = 2985
 
 _NEEDED = ("prompt", "chosen", "rejected")
 _PEEKED_ROWS = 100
@@ -70,9 +71,9 @@ def section_of(subset: str) -> str:
     return next((section for section, subsets in SECTIONS.items() if subset in subsets), subset)
 
 
-def read_pairs(path: str, *, seed: int, base_dir: str) -> LabelledPairs:
+def read_pairs(path: str, *, seed: int, base_dir: str, field: str = "the file of labelled pairs") -> LabelledPairs:
     """All pairs of a file. Raises ConfigError and DataError, with the place and the way out."""
-    files = find_files(path, field="the file of labelled pairs", base_dir=base_dir)
+    files = find_files(path, field=field, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
     lacking = [name for name in _NEEDED if name not in names]
     if lacking:

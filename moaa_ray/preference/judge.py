@@ -16,7 +16,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from moaa_ray.core.candidates import CANDIDATES
-from moaa_ray.core.judge_stats import JudgeStats, coin_flip_kept_rate, judge_stats
+from moaa_ray.core.judge_stats import JudgeStats, judge_stats
 from moaa_ray.core.judged import JudgeWork
 from moaa_ray.data import publish, schemas
 from moaa_ray.data.filtering import Filter
@@ -50,8 +50,6 @@ class JudgeSummary:
     pairs: PairsSummary
     stats: Mapping[str, JudgeStats]
     """By model that gives verdicts; several where a jury votes. A pointwise judge has one entry, without a name."""
-    coin_flip_kept_rate: float
-    """The part of prompts that a judge who tosses a coin for every question would have kept by the same rules."""
 
 
 def judge(
@@ -76,10 +74,8 @@ def judge(
     reading = judge_reading(loaded.recipe, name, own)
     pairs, judged = publish_pairs(store, own, loaded, reading, facts=facts, is_in_use=name == in_use)
     stats = {name: judge_stats(prompts, seed=loaded.recipe.seed) for name, prompts in judged.items()}
-    most = max((len(prompt.scores) for prompts in judged.values() for prompt in prompts), default=2)
-    chance = coin_flip_kept_rate(most, min_margin=loaded.recipe.judge.min_margin) if reading.rounds else 0.0
     folder = f"{(store if name == in_use else own).uri}/pairs"
-    whole = JudgeSummary(judge=name, folder=folder, rows=summary, pairs=pairs, stats=stats, coin_flip_kept_rate=chance)
+    whole = JudgeSummary(judge=name, folder=folder, rows=summary, pairs=pairs, stats=stats)
     results.write_summary(own if name != in_use else store, STAGE, summary, _facts(whole))
     return whole
 
@@ -91,13 +87,13 @@ def judge_rows(
     rows: Iterable[Row],
     *,
     facts: Mapping[str, Any],
-    command: str = "moaa judge",
+    restart_command: str = "moaa judge --restart",
     restart: bool = False,
     console: Console | None = None,
 ) -> Summary:
     """Put rows with candidates to a judge, in a directory of its own: judgments/, failures/, summary.json there.
 
-    command: the one that errors name, as its --restart touches this work alone.
+    restart_command: the one that errors name, which touches this work alone.
     """
     recipe = loaded.recipe
     if name not in recipe.judges:
@@ -109,9 +105,9 @@ def judge_rows(
     stage = RowStage(
         work=line.work(STAGE),
         plan=plan_input(recipe, recipe.judges[name], num_candidates=num_candidates, base_dir=loaded.base_dir),
-        made_with=_fingerprint(loaded, name),
+        made_with=judge_made_with(loaded, name),
         restart=restart,
-        restart_command=f"{command} --restart",
+        restart_command=restart_command,
         folder="judgments",
         schema=schemas.JUDGMENTS,
         usable=partial(_usable, reading=line.reading),
@@ -173,7 +169,8 @@ def _judged_record(row: Row, *, reading: JudgeWork) -> schemas.Record:
     }
 
 
-def _fingerprint(loaded: Loaded[PreferenceRecipe], name: str) -> dict[str, str]:
+def judge_made_with(loaded: Loaded[PreferenceRecipe], name: str) -> dict[str, str]:
+    """What a judge's verdicts are made with, by name."""
     recipe = loaded.recipe
     fields = {f"judges.{name}.{field}": text for field, text in section_fingerprint(recipe.judges[name]).items()}
     for model in dict.fromkeys(judge_models(recipe.judges[name])):
@@ -189,5 +186,4 @@ def _facts(summary: JudgeSummary) -> dict[str, Any]:
         "judge": summary.judge,
         "pairs": asdict(summary.pairs),
         "judge_stats": {name: asdict(stats) for name, stats in summary.stats.items()},
-        "coin_flip_kept_rate": summary.coin_flip_kept_rate,
     }

@@ -28,8 +28,8 @@ def render_judge(summary: JudgeSummary) -> str:
     if length is not None and length.value is not None:
         interval = "" if length.low is None or length.high is None else f"[{length.low:+.2f}, {length.high:+.2f}]"
         lines.append(f"  {'length':<16} {length.value:+6.2f} {interval} correlation with the score within a prompt")
-    if any_stats is not None and summary.coin_flip_kept_rate:
-        chance = f"a judge that tosses a coin would keep {summary.coin_flip_kept_rate:.1%}"
+    if any_stats is not None and pairs.coin_kept_rate is not None:
+        chance = f"a judge that tosses a coin would keep about {pairs.coin_kept_rate:.0%}, filters aside"
         lines.append(f"  {'kept':<16} {_percent(any_stats.kept_rate)} of the prompts; {chance}")
     usage = summary.rows.usage
     if cached := sum(pool.cached_tokens for pool in usage):

@@ -1,11 +1,11 @@
 """What a run has cost, stage by stage and model by model, over all its starts; the shape of the paper's appendix C."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moaa_ray.data.store import open_store
+from moaa_ray.run_record import read_summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,7 @@ class Cost:
 
 def costs_of(run_dir: str, stage: str, *, title: str) -> list[Cost]:
     """The slots of a stage, by summary.json of its directory; title is what the stage is called."""
-    store = open_store(run_dir)
-    if not store.exists("summary.json"):
-        return []
-    return costs_in(json.loads(store.read("summary.json")).get(stage, {}), title=title)
+    return costs_in(read_summary(open_store(run_dir)).get(stage, {}), title=title)
 
 
 def costs_in(facts: Mapping[str, Any], *, title: str) -> list[Cost]:

@@ -1,6 +1,5 @@
 """Where a judge's work lies in a run: its judgments, the pairs made of them, who failed, and its numbers."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.reporting.lookup import is_published
 from moaa_ray.run_folders import judge_folder
+from moaa_ray.run_record import read_summary
 from moaa_ray.settings import checks
 from moaa_ray.settings.yaml_text import parse_yaml
 
@@ -31,10 +31,9 @@ class JudgeFiles:
 
     def facts(self) -> dict[str, Any]:
         """What summary.json says of this judge's stage. Raises ConfigError where it says nothing, or not all yet."""
-        path = "summary.json"
-        known = json.loads(self.pairs.read(path)).get(STAGE, {}) if self.pairs.exists(path) else {}
+        known = read_summary(self.pairs).get(STAGE, {})
         if known.get("judge") != self.name or "judge_stats" not in known:
-            raise ConfigError(f"{self.pairs.uri}/{path}: no judge stage in it; run `moaa judge` to its end first")
+            raise ConfigError(f"{self.pairs.uri}/summary.json: no judge stage in it; run `moaa judge` to its end first")
         return known
 
     @property

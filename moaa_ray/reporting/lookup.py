@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from moaa_ray.data import commit
 from moaa_ray.data.manifest import MANIFEST, open_shard, read_manifest
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
@@ -80,6 +81,18 @@ def find_failure(store: Store, name: str, row_id: str) -> FoundRow | None:
     """One row of failures/<name>.parquet; None where it is not there."""
     path = f"failures/{name}.parquet"
     return next(find_in_file(store, path, [row_id]), None) if store.exists(path) else None
+
+
+def committed_failure(store: Store, stage: str, row_id: str) -> FoundRow | None:
+    """The same of a row that had failed when its stage stopped, which publishes its failures at the end alone."""
+    statuses = commit.read_statuses(store, commit.committed_so_far(store, stage))
+    refs = statuses.refs_of([row_id], ("failed", "quarantined", "dropped"))
+    for table in commit.read_rows(store, refs, batch_rows=1):
+        (record,) = table.to_pylist()
+        rule, _, detail = record["reason"].partition(": ")
+        about = {"reason": rule, "detail": detail or rule, "proposals": []}
+        return FoundRow(record={**record, **about}, path=refs[0][0], number=refs[0][1])
+    return None
 
 
 def all_ids(store: Store, folder: str) -> list[str]:

@@ -24,8 +24,9 @@ def headline(stage: Mapping[str, Any]) -> str:
 def facts(stage: Mapping[str, Any]) -> list[Fact]:
     """What the judge did, from the judge stage of summary.json."""
     stats, pairs = main_stats(stage), stage["pairs"]
-    chance = stage.get("coin_flip_kept_rate") or 0.0
-    kept = f"a judge that tosses a coin keeps {chance:.1%}" if chance else "of the judged prompts gave a pair"
+    chance = pairs.get("coin_kept_rate")
+    coin = "" if chance is None else f"; a judge that tosses a coin keeps about {chance:.0%}, filters aside"
+    kept = f"of the judged prompts gave a pair{coin}"
     found = [
         Fact(name="Kept", value=_percent(stats["kept_rate"]), about=_with_interval(stats["kept_rate"], kept)),
         Fact(name="Mean margin", value=f"{pairs['mean_margin']:.3g}", about="chosen score less rejected score"),

@@ -35,7 +35,7 @@ def write_pairs_page(run: str, *, num_rows: int, judge: str = "") -> str:
     where there is no run, no such judge or no prompt to show, DataError where the data are not whole.
     """
     store = open_store(run)
-    name = read_run(store)["name"]
+    name = read_run(store).get("name", "?")
     files = find_judge(store, judge)
     page, num_cards = render_page(files, run_name=name, num_rows=num_rows)
     data = page.encode()

@@ -42,7 +42,7 @@ def render_report(run: str, *, num_rows: int, now: float) -> str:
     recipe_text, recipe = sections.recipe_of(whole.store)
     stages = stages_of(places)
     values = {
-        "run_name": whole.record["name"],
+        "run_name": whole.record.get("name", "?"),
         "uri": whole.store.uri,
         "made_at": clock(now),
         "version": versions().get("moaa_ray", ""),

@@ -1,6 +1,5 @@
 """The stages of a run, and of the run directories inside it, as their files tell them: for report.html."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from moaa_ray.generation.progress import duration
 from moaa_ray.generation.timeline import Moment, read_timelines
 from moaa_ray.generation.usage import total_usage
 from moaa_ray.reporting.status import newest_word, what_came
-from moaa_ray.run_record import read_run
+from moaa_ray.run_record import read_run, read_summary
 from moaa_ray.training.metrics import read_metrics
 
 Span = tuple[float, float]
@@ -131,8 +130,7 @@ def merged(spans: Sequence[Span], *, gap_s: float = 0.0) -> list[Span]:
 
 
 def _place(store: Store, path: str) -> Place:
-    summary = json.loads(store.read("summary.json")) if store.exists("summary.json") else {}
-    return Place(path=path, store=store, record=read_run(store), summary=summary)
+    return Place(path=path, store=store, record=read_run(store), summary=read_summary(store))
 
 
 def _stage(place: Place, stage: str) -> StageFacts:

@@ -35,7 +35,7 @@ def run_status(run: str, *, now: float | None = None) -> str:
 def _of_run(store: Store, now: float, *, title: str) -> str:
     record = read_run(store)
     known: Mapping[str, Any] = record.get("stages", {})
-    lines = [f"{record['name']}: {title}"]
+    lines = [f"{record.get('name', '?')}: {title}"]
     for stage in STAGES:
         if stage in known:
             lines.append(f"  {stage:<9} {_of_stage(store, stage, known[stage], now)}")

@@ -18,9 +18,11 @@ def trace_prompt(run: str, row_id: str, *, full: bool = False) -> str:
 
     Raises ConfigError where there is no run, DataError where no stage knows the prompt, with the ids most like it.
     """
+    if not row_id.isprintable() and any("\ud800" <= char <= "\udfff" for char in row_id):
+        raise DataError(f"the id {ascii(row_id)[:200]} is not UTF-8, as every prompt's id is; copy one of RUN/sft")
     store = open_store(run)
     out = Layout(is_full=full)
-    out.title(f"{row_id}   {read_run(store)['name']}   {store.uri}")
+    out.title(f"{row_id}   {read_run(store).get('name', '?')}   {store.uri}")
     out.line("-" * WIDTH, indent=0)
     if not _trace(store, row_id, out):
         raise DataError(_unknown(store, row_id))

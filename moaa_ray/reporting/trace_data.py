@@ -10,7 +10,7 @@ from moaa_ray.reporting.cards import candidates_of
 from moaa_ray.reporting.comparisons import Meeting, meetings, score_text, why_dropped, why_pair
 from moaa_ray.reporting.judge_files import JudgeFiles, judge_files, judges_of
 from moaa_ray.reporting.layout import Layout
-from moaa_ray.reporting.lookup import FoundRow, find_failure, find_row
+from moaa_ray.reporting.lookup import FoundRow, committed_failure, find_failure, find_row
 from moaa_ray.run_record import read_run
 
 _OUTCOMES = {1.0: "first", 0.0: "second", 0.5: "tie", None: "missing"}
@@ -19,7 +19,7 @@ _OUTCOMES = {1.0: "first", 0.0: "second", 0.5: "tie", None: "missing"}
 def generate_part(store: Store, row_id: str, out: Layout) -> bool:
     """The prompt, every proposal, the synthesis."""
     prompt, row = find_row(store, "prompts", row_id), find_row(store, "sft", row_id)
-    failure = None if row else find_failure(store, "generate", row_id)
+    failure = None if row else find_failure(store, "generate", row_id) or committed_failure(store, "generate", row_id)
     if prompt is None and row is None and failure is None:
         return False
     known = next(found for found in (row, failure, prompt) if found is not None)
@@ -37,7 +37,7 @@ def generate_part(store: Store, row_id: str, out: Layout) -> bool:
 def sample_part(store: Store, row_id: str, out: Layout, *, with_prompt: bool = False) -> bool:
     """The student's candidates."""
     row = find_row(store, "candidates", row_id)
-    failure = None if row else find_failure(store, "sample", row_id)
+    failure = None if row else find_failure(store, "sample", row_id) or committed_failure(store, "sample", row_id)
     if row is None and failure is None:
         return False
     out.title(f"SAMPLE   {_state(store, 'sample', row, failure)}")
@@ -65,6 +65,8 @@ def _judge_part(files: JudgeFiles, row_id: str, out: Layout, *, with_prompt: boo
     failure = None
     if pair is None:
         failure = find_failure(files.pairs, files.failures, row_id) or find_failure(files.own, "judge", row_id)
+    if pair is None and row is None and failure is None:
+        failure = committed_failure(files.own, "judge", row_id)
     if row is None and pair is None and failure is None:
         return False
     in_use = "in use" if files.is_in_use else "not in use"

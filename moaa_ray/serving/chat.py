@@ -17,14 +17,20 @@ from moaa_ray.types import Message
 
 _IGNORED = """
 user metadata store service_tier prompt_cache_key prompt_cache_retention safety_identifier parallel_tool_calls
-reasoning_effort verbosity
+reasoning_effort verbosity prediction chat_template_kwargs add_generation_prompt min_tokens skip_special_tokens
+spaces_between_special_tokens priority request_id cache_salt chat_id session_id
 """
 IGNORED = frozenset(_IGNORED.split())
-"""Fields that are accepted and change nothing here."""
+"""Fields of OpenAI, vLLM and chat UIs that are accepted and change nothing here."""
 _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
+    "best_of": (1,),
+    "echo": (False,),
+    "ignore_eos": (False,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "include_stop_str_in_output": (False,),
+    "continue_final_message": (False,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
@@ -84,7 +90,7 @@ def parse_chat(body: bytes, limits: ServeConfig) -> ChatRequest:
     wanted = read.get("max_completion_tokens", read.get("max_tokens"))
     if wanted is not None and wanted > limits.max_tokens:
         raise _wrong("max_tokens", wanted, f"at most {limits.max_tokens} tokens are written; lower it")
-    sampling = {name: read[name] for name in _SAMPLING if name in read}
+    sampling = {name: read[name] for name in _SAMPLING if name in read and read[name] != ()}
     if wanted is not None:
         sampling["max_tokens"] = wanted
     if read.get("stream_options") is not None and not read.get("stream"):
@@ -131,6 +137,8 @@ def _message(path: str, value: Any) -> Message:
     if not isinstance(role, str) or role not in _ROLES:
         raise _wrong(f"{path}.role", role, f"must be one of {', '.join(_ROLES)}")
     content = value.get("content")
+    if content is None and role == "assistant":
+        content = ""  # as OpenAI's own answers have it beside a refusal
     if isinstance(content, list):
         content = "\n".join(_part(f"{path}.content[{i}]", part) for i, part in enumerate(content))
     if not isinstance(content, str):
@@ -157,7 +165,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _stops(name: str, value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value
+    stops = [value] if isinstance(value, str) and value else value or []
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise _wrong(name, value, "must be text or a list of texts, none of them empty")
     if len(stops) > _MAX_STOPS or any(len(stop) > _MAX_STOP_CHARS for stop in stops):
@@ -207,12 +215,16 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "top_k": _whole(0, 2**31 - 1),
     "min_p": _number(0, 1),
     "repetition_penalty": _number(0, 100, above=True),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
     "stop": _stops,
     "seed": _whole(-(2**63), 2**63 - 1),
     "stream": _flag,
     "stream_options": _stream_options,
 }
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "stop")
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop",
+)  # fmt: skip
 
 
 def _same(value: Any, neutral: Any) -> bool:

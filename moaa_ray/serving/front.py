@@ -21,6 +21,7 @@ from moaa_ray.core.passes import completions
 from moaa_ray.data.conversations import digest_of
 from moaa_ray.serving import replies
 from moaa_ray.serving.chat import ChatRequest, RefusedError, parse_chat
+from moaa_ray.serving.cors import cors_headers, preflight_headers
 from moaa_ray.serving.http import ClientGoneError, Reply, drop_body, read_body
 from moaa_ray.serving.keys import Keys
 from moaa_ray.serving.mixture import Models, Patience, TooFewError, propose, stripped
@@ -47,7 +48,9 @@ class Front:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         """One HTTP exchange. A client that has gone is cancelled by whoever runs this."""
-        reply = Reply(send)
+        allowed = self._offer.config.allow_origins
+        headers = cors_headers(_header(scope, b"origin"), allowed, exposed=(PROPOSERS, MISSING, "retry-after"))
+        reply = Reply(send, headers=headers, is_head=scope["method"] == "HEAD")
         try:
             await self._route(scope, receive, reply)
         except RefusedError as error:
@@ -62,11 +65,14 @@ class Front:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         known = "/v1/models" if path.startswith("/v1/models/") else path
         wanted = _ROUTES.get(known)
+        if wanted and scope["method"] == "OPTIONS" and self._offer.config.allow_origins:
+            await reply.nothing(preflight_headers(_header(scope, b"access-control-request-headers")))
+            return
         if known.startswith("/v1/"):
             self._admit(scope)
         if wanted is None:
             raise RefusedError(404, f"{path[:100]}: no such address; there are {', '.join(_ROUTES)}", code="not_found")
-        if scope["method"] != wanted:
+        if scope["method"] != wanted and (scope["method"], wanted) != ("HEAD", "GET"):
             raise RefusedError(405, f"{scope['method'][:20]} {known}: not possible; use {wanted}")
         if path == "/health":
             await reply.json(b'{"status":"ok"}')
@@ -82,8 +88,7 @@ class Front:
             await self._chat(receive, reply)
 
     def _admit(self, scope: Mapping[str, Any]) -> None:
-        shown = next((value for name, value in scope["headers"] if name.lower() == b"authorization"), b"")
-        if not self._keys.admits(shown.decode("latin-1")):
+        if not self._keys.admits(_header(scope, b"authorization")):
             raise RefusedError(401, "this server wants a key: Authorization: Bearer KEY", code="invalid_api_key")
 
     async def _ready(self, reply: Reply) -> None:
@@ -167,6 +172,10 @@ class Front:
                     return
                 await reply.events(data + replies.text_chunk(head, piece, with_usage=with_usage))
         raise RefusedError(503, f"{head.model}: the answer broke off")
+
+
+def _header(scope: Mapping[str, Any], wanted: bytes) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == wanted), "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,15 +47,23 @@ async def _parts(receive: Any) -> AsyncIterator[bytes]:
 class Reply:
     """The one reply to a request."""
 
-    def __init__(self, send: Any):
+    def __init__(self, send: Any, *, headers: Mapping[str, str] | None = None, is_head: bool = False):
+        """headers: those of every reply to this request. is_head: the body is counted and not sent."""
         self._send = send
+        self._headers = headers or {}
+        self._is_head = is_head
         self.has_begun = False
 
     async def json(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """A whole JSON body."""
         length = {"content-length": str(len(body))}
         await self._begin(status, {"content-type": "application/json", **length, **(headers or {})})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send({"type": "http.response.body", "body": b"" if self._is_head else body})
+
+    async def nothing(self, headers: Mapping[str, str]) -> None:
+        """Headers without a body."""
+        await self._begin(204, headers)
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def begin_events(self, headers: Mapping[str, str]) -> None:
         """The head of a stream of events."""
@@ -75,5 +83,6 @@ class Reply:
 
     async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.has_begun = True
-        pairs = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        both = {**headers, **self._headers}
+        pairs = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in both.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})

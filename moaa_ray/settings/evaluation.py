@@ -102,6 +102,15 @@ class MtBenchConfig(BenchmarkConfig):
     judge_max_tokens: int = Field(default=2048, ge=1)
 
 
+class RewardBenchConfig(Config):
+    """RewardBench for judges: how often each is right on labelled pairs; nothing is asked of the models evaluated."""
+
+    pairs: str
+    """A file, folder or pattern as `moaa check-judge` takes it; relative to the recipe's folder."""
+    judges: list[Name] = Field(min_length=1)
+    """Names under `judges`."""
+
+
 class EvaluateConfig(InferenceConfig):
     """What `moaa evaluate` does."""
 
@@ -111,15 +120,10 @@ class EvaluateConfig(InferenceConfig):
     alpaca_eval: AlpacaEvalConfig | None = None
     arena_hard: ArenaHardConfig | None = None
     mt_bench: MtBenchConfig | None = None
+    reward_bench: RewardBenchConfig | None = None
 
     @property
     def benchmarks(self) -> dict[Benchmark, AlpacaEvalConfig | ArenaHardConfig | MtBenchConfig]:
         """Those that the recipe has, in the order of the table."""
         sections = {"alpaca_eval": self.alpaca_eval, "arena_hard": self.arena_hard, "mt_bench": self.mt_bench}
         return {name: config for name, config in sections.items() if config is not None}  # pyright: ignore[reportReturnType]: the keys are a Benchmark each
-
-    @property
-    def model_names(self) -> list[str]:
-        """The names under `models` that are answered with or judged with."""
-        named = [value for value in self.models.values() if isinstance(value, str) and "/" not in value]
-        return [*named, *(config.judge for config in self.benchmarks.values())]

@@ -30,6 +30,9 @@ class ServeConfig(Config):
     """${NAME} of an environment variable with the keys that clients may show, separated by commas."""
     api_keys_file: str | None = None
     """A file with one such key per line (relative to the recipe's folder), for instance a mounted secret."""
+    allow_origins: list[str] = Field(default_factory=list)
+    """Pages of a browser that may ask, as https://chat.example.org or http://localhost:3000; "*" is every page that the
+    browser shows, and needs keys. Empty: none, as browsers have it without a word from the server."""
     proposer_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds a layer of the mixture waits for its proposers; it goes on with those that have answered, if they are
     at least mixture.min_proposals."""
@@ -57,6 +60,16 @@ class ServeConfig(Config):
             raise ValueError("a secret stands in the recipe; write ${NAME} and set NAME in the environment")
         return keys
 
+    @field_validator("allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s@]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write http(s)://host or http(s)://host:port, without a path"
+                )
+        return origins
+
     @model_validator(mode="after")
     def _closed_to_others(self) -> Self:
         if self.api_keys and self.api_keys_file:
@@ -65,6 +78,11 @@ class ServeConfig(Config):
             raise ValueError(
                 f"host = {self.host!r} without api_keys: other machines could use the models as they like; set "
                 "api_keys: ${NAME} or api_keys_file, or listen on 127.0.0.1"
+            )
+        if "*" in self.allow_origins and not self.has_keys:
+            raise ValueError(
+                "allow_origins = ['*'] without api_keys: every page that a browser on this machine opens could use the "
+                "models; name the origins, or set api_keys: ${NAME} or api_keys_file"
             )
         return self
 

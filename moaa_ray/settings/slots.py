@@ -9,18 +9,34 @@ STUDENT = "student"
 
 
 def name_problems(data: Mapping) -> list[str]:
-    """Slots with models that are not defined, and models that no slot uses; bears a recipe wrong elsewhere."""
-    models, slots, meant, problems = mapping(data, "models"), list(model_slots(data)), set(), []
-    for field, name in slots:
-        if name not in models:
-            meant.add(nearest(name, models))
-            problems.append(f"{field} = {shown(name)}: no such model under `models`; {choices(name, models)}")
-    served = mapping(data, "serve").get("models")
-    used = {name for _, name in slots} | {STUDENT}
-    used |= {name for name in served if isinstance(name, str)} if isinstance(served, list) else set()
-    for name in sorted(set(models) - used - meant if slots else ()):
-        problems.append(f"models.{name}: no slot of the mixture uses it, and no judge; take it out, or add one with it")
+    """Slots with models that are not defined, and a misspelt student; bears a recipe wrong elsewhere."""
+    models = mapping(data, "models")
+    problems = [
+        f"{field} = {shown(name)}: no such model under `models`; {choices(name, models)}"
+        for field, name in model_slots(data)
+        if name not in models
+    ]
+    checked, judges = mapping(mapping(data, "evaluate"), "reward_bench").get("judges"), mapping(data, "judges")
+    problems += [
+        f"evaluate.reward_bench.judges.{i} = {shown(name)}: no such judge under `judges`; {choices(name, judges)}"
+        for i, name in enumerate(checked if isinstance(checked, list) else ())
+        if isinstance(name, str) and name not in judges
+    ]
+    if STUDENT not in models and not mapping(data, "sample").get("model"):
+        problems += [
+            f"models.{name}: nothing uses it; did you mean {STUDENT!r}?, or name it where it is to be used"
+            for name in unused_models(data)
+            if nearest(name, [STUDENT])
+        ]
     return problems
+
+
+def unused_models(data: Mapping) -> list[str]:
+    """Models that nothing in the recipe names, sorted: usually others for a slot, to be swapped in by an override."""
+    served = mapping(data, "serve").get("models")
+    used = {name for _, name in model_slots(data)} | {STUDENT}
+    used |= {name for name in served if isinstance(name, str)} if isinstance(served, list) else set()
+    return sorted(set(mapping(data, "models")) - used)
 
 
 def model_slots(data: Mapping) -> Iterator[tuple[str, str]]:

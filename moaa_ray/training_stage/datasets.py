@@ -68,7 +68,15 @@ class Dataset:
 
     def source(self, store: Store) -> Source:
         """Its part in the batch plan."""
-        return Source(len(UnitStore(store, self.folder)), weight=self.config.weight, epochs=self.config.epochs)
+        return self._source(len(UnitStore(store, self.folder)))
+
+    def most(self) -> Source:
+        """What its part can be at most where a row makes no more than one unit, as a pair does."""
+        taken = (task.chunk.stop - task.chunk.start if task.rows is None else len(task.rows) for task in self.tasks)
+        return self._source(sum(taken))
+
+    def _source(self, num_units: int) -> Source:
+        return Source(num_units, weight=self.config.weight, epochs=self.config.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from moaa_ray.core.batches import BatchPlan, check_divides
+from moaa_ray.core.batches import BatchPlan, Source, check_divides
 from moaa_ray.data import commit
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, StageError
@@ -56,6 +57,8 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
     student = student_of(loaded, stage)
     datasets = find_datasets(store, stage, config, student, seed=loaded.recipe.seed, base_dir=loaded.base_dir)
     _check(config, stage, store)
+    if stage == "dpo":
+        _plan_of(loaded, stage, [dataset.most() for dataset in datasets])  # too few pairs are told before they are read
     fingerprint = _fingerprint(loaded, config, student, datasets)
     if (done := _finished(store, stage, fingerprint, export=config.export)) is not None:
         return done
@@ -95,6 +98,13 @@ def _check(config: SftConfig | DpoConfig, stage: Stage, store: Store) -> None:
         )
     if config.workers != "auto":
         check_divides(config.batch, config.workers, config.micro_batch)
+
+
+def _plan_of(loaded: LoadedTraining, stage: Stage, sources: Sequence[Source]) -> BatchPlan:
+    """The batches. Raises ConfigError where there is not one."""
+    config, kind = _section(loaded, stage), "packs" if stage == "sft" else "pairs"
+    seed = loaded.recipe.seed
+    return BatchPlan(sources=tuple(sources), batch=config.batch, epochs=config.epochs, seed=seed, kind=kind)
 
 
 def _fingerprint(
@@ -163,12 +173,7 @@ def _train(
                 f"{stage}: export = best and early_stopping need validation, and validation_fraction = "
                 f"{config.validation_fraction} of these rows is none; raise it, or leave both out"
             )
-        plan = BatchPlan(
-            sources=tuple(dataset.source(store) for dataset in datasets),
-            batch=config.batch,
-            epochs=config.epochs,
-            seed=loaded.recipe.seed,
-        )
+        plan = _plan_of(loaded, stage, [dataset.source(store) for dataset in datasets])
         job = make_job(
             loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,
             num_held_out=num_held_out,

@@ -37,8 +37,8 @@ def test_a_weight_of_one_half_takes_the_other_half_in_the_next_epoch_and_of_two_
 
 
 def test_too_little_data_for_one_batch_is_refused():
-    with pytest.raises(ConfigError, match="5 units in 1 epochs do not fill one batch of 8; lower batch"):
-        BatchPlan(sources=(Source(5),), batch=8, epochs=1, seed=0)
+    with pytest.raises(ConfigError, match="5 pairs in 1 epoch do not fill one batch of 8; lower batch"):
+        BatchPlan(sources=(Source(5),), batch=8, epochs=1, seed=0, kind="pairs")
 
 
 def test_a_batch_that_does_not_divide_names_the_product():

@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moaa_ray.core.filters import (
-    Contamination,
-    is_refusal,
-    jaccard,
-    ngrams,
-    normalised,
-    shingles,
-    source_leak,
-    words,
-)
+from moaa_ray.core.filters import Contamination, jaccard, ngrams, normalised, shingles, words
+from moaa_ray.core.phrases import is_refusal, source_leak
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PROMPTS, COMPLETIONS = DATA / "alpaca_eval_prompts.parquet", DATA / "alpaca_eval_completions.parquet"
@@ -153,6 +145,8 @@ I cannot answer that question.
 I cannot and will not provide such instructions.
 I'm afraid I can't do that.
 I'm sorry, but I can't tell you how to do that.
+My apologies, but that is something I cannot do.
+I'm sorry, this is not something I can help with.
 Es tut mir leid, aber ich kann Ihnen dabei nicht helfen.
 Tut mir leid, aber bei dieser Anfrage kann ich dir leider nicht weiterhelfen.
 D\u00e9sol\u00e9, mais je ne peux pas vous aider avec cette demande.
@@ -173,6 +167,7 @@ As an AI language model, I cannot make decisions for you, but here are some thin
 I can't recommend this restaurant enough!
 I'm sorry, but I can't make it to your party on Friday.
 I cannot tell a lie.
+That is something I cannot do without a mirror, said the barber.
 Unfortunately, there is no known formula that generates all primes.
 I'm unable to provide the real-time current date, as I have no access to live information.
 As an AI, I don't have feelings, but I can describe how people grieve.
@@ -238,6 +233,14 @@ def test_refusals_among_the_recorded_completions_are_those_that_a_reader_finds()
         ("It is Rome; the other AI models' answers are wrong.", "the other AI models' answers"),
         ("Rome. This corrects the answers given by the other assistants.", "answers given by the other assistants"),
         ("Combining the best of all answers: it is Rome.", "Combining the best of all answers"),
+        ("Response 1 says 4, Response 2 says 5.", "Response 1 says"),
+        ("Four. Answer 2 is wrong, as it counts twice.", "Answer 2 is wrong"),
+        ("The responses from the models vary.", "The responses from the models"),
+        ("All three models agree that it is Rome.", "All three models agree"),
+        ("As mentioned in the second response, it is Rome.", "As mentioned in the second response"),
+        ("Rome. The first response also claims this.", "The first response also claims"),
+        ("Combining the insights of the assistants, it is Rome.", "Combining the insights of the assistants"),
+        ("The candidate answers above are wrong.", "The candidate answers"),
         ("Learning takes time. Here's a synthesized roadmap.", "Here's a synthesized"),
     ],
 )
@@ -256,6 +259,13 @@ def test_a_completion_that_mentions_the_other_answers_is_told_by_its_phrase(comp
         ("Plan a lesson.", "Review the answers as a class. Question 1 ... Answer 1: Rome."),
         ("What is shame?", "The responses provided by participants of the study differ."),
         ("What is ESG?", "The company provided responses to its investors."),
+        ("Write a reply to the second response.", "As mentioned in the second response, we are late."),
+        ("How do vaccines work?", "The first response takes days; immune responses of the body vary."),
+        ("How do I serve customers?", "Reply to each within a day, as customers' responses to you vary."),
+        ("Which HTTP status is it?", "The responses from the servers vary. The response above is a 404."),
+        ("What is motivation?", "There are three models: drive, need, goal. All three models agree that it moves us."),
+        ("How does a forecast work?", "Forecasters run several models, combining the predictions of the models."),
+        ("How do I hire?", "Rate the candidate's answers. In an interview the second answer often says more."),
         ("How does an ensemble work?", "It averages the predictions of several models."),
     ],
 )

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from moaa_ray.core.judge_stats import Estimate, JudgedPrompt, TieCounts, coin_flip_kept_rate, judge_stats
+from moaa_ray.core.judge_stats import Estimate, JudgedPrompt, TieCounts, judge_stats
 from moaa_ray.core.ranking import Verdict, Winner, candidate_scores, num_cycles, pair_results
 
 ALWAYS: tuple[Winner, Winner] = ("first", "second")
@@ -125,28 +125,6 @@ def test_the_seed_alone_decides_the_interval():
     once, again, other = (judge_stats(prompts, seed=seed, num_resamples=100) for seed in (1, 1, 2))
     assert once == again
     assert interval(once.length_correlation) != interval(other.length_correlation)
-
-
-def test_coin_flips_would_have_kept_most_prompts():
-    """Half points per pair are 0, 1, 2 with 1/4, 1/2, 1/4.
-
-    2 candidates: dropped if the orders disagree, 1/2. 3: all equal if all pairs tie (1/8) or in one of two circles
-    (2/64), so 1 - 5/32. A margin of 1 among 3 needs one of 6 lines of three wins: 6/64. 5: about 0.99.
-    """
-    assert coin_flip_kept_rate(2) == 0.5
-    assert coin_flip_kept_rate(3) == 27 / 32
-    assert coin_flip_kept_rate(3, min_margin=1.0) == 6 / 64
-    assert coin_flip_kept_rate(5) == pytest.approx(0.99, abs=0.005)
-    with pytest.raises(ValueError, match="1 candidates make no pair"):
-        coin_flip_kept_rate(1)
-
-
-def test_above_six_candidates_the_rate_is_drawn():
-    """Seven, margin 0.5: 0.3587 by convolution over a million totals (6 s). Standard error sqrt(.23 / 4000) = .0076."""
-    drawn = coin_flip_kept_rate(7, min_margin=0.5)
-    assert drawn == pytest.approx(0.3587, abs=4 * 0.0076)
-    assert drawn == coin_flip_kept_rate(7, min_margin=0.5)
-    assert drawn != coin_flip_kept_rate(7, min_margin=0.5, seed=1)
 
 
 def test_a_judge_of_known_accuracy_and_bias_is_recovered():

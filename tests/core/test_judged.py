@@ -47,6 +47,34 @@ def silent_on(*orders: tuple[str, str]):
     return answer
 
 
+@pytest.mark.parametrize(
+    ("judge", "texts", "rate"),
+    [
+        (llm(), "ab", 1 / 2),
+        (mixture(), "abc", 27 / 32),
+        (llm(), "abcde", 0.9926),
+        (llm(), "aabbb", 1 / 2),
+        (jury("gemma", "llama", "qwen"), "ab", 11 / 16),
+        (llm(schedule="knockout"), "abc", 27 / 32),
+        (llm(schedule="knockout"), "abcd", 15 / 16),
+    ],
+)
+def test_a_judge_of_coins_keeps_what_its_kind_and_the_different_candidates_let_it_keep(judge, texts, rate):
+    """Per pair a decider has 0, 1/2, 1 with 1/4, 1/2, 1/4; equal scores are dropped.
+
+    Two candidates: dropped where the orders disagree, 1/2; where a jury of three is balanced, C(6, 3) / 64 = 5/16.
+    Three: all pairs tie (1/8), or one of two circles (2/64); a knockout of three has all pairs too. Five: by a
+    convolution over the pairs. Knockout of four: two matches, then the winners and the losers meet. All are equal only
+    where all four tie, 1/16: a decided first match has no circle to close.
+    """
+    line, rng = line_of(judge, len(texts)), Random(1)
+    kept = []
+    for number in range(500):
+        ranking = line.reading.coin_ranking(candidates(*texts, row_id=str(number)), rng)
+        kept.append(isinstance(choose(ranking, texts, min_margin=0.0, max_length_ratio=None), Choice))
+    assert sum(kept) / 500 == pytest.approx(rate, abs=4 * sqrt(rate * (1 - rate) / 500))
+
+
 @pytest.mark.parametrize("make", [mixture, llm, lambda: jury("gemma", "llama")])
 def test_a_perfect_judge_chooses_the_best_and_rejects_the_worst_however_they_are_numbered(make):
     line = line_of(make())

@@ -292,7 +292,8 @@ def test_neutral_sampling_sends_no_field_that_openai_does_not_know():
 
 def test_sampling_beyond_openai_is_sent_as_vllm_names_it():
     endpoint, plain = Endpoint(), ask("Why?", max_tokens=100)
-    varied = replace(plain.sampling, top_k=5, min_p=0.1, repetition_penalty=1.1, stop=("zz",))
+    penalties = {"repetition_penalty": 1.1, "presence_penalty": -1.0, "frequency_penalty": 0.5}
+    varied = replace(plain.sampling, top_k=5, min_p=0.1, stop=("zz",), **penalties)
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     as_json = replace(plain.sampling, json_schema=json.dumps(schema))
     chosen = replace(plain.sampling, choice=("yes", "no"))
@@ -309,7 +310,8 @@ def test_sampling_beyond_openai_is_sent_as_vllm_names_it():
 
     answers = asyncio.run(run())
     first, second, third, fourth = endpoint.bodies
-    assert (first["top_k"], first["min_p"], first["repetition_penalty"], first["stop"]) == (5, 0.1, 1.1, ["zz"])
+    assert (first["top_k"], first["min_p"], first["stop"]) == (5, 0.1, ["zz"])
+    assert {name: first[name] for name in penalties} == penalties
     assert second["response_format"]["json_schema"]["schema"] == schema
     assert isinstance(json.loads(answers[1].text)["a"], int)
     assert third["structured_outputs"] == {"choice": ["yes", "no"]}

@@ -136,3 +136,12 @@ def test_a_benchmark_that_was_never_in_the_table_is_not_spoken_of(recipe):
     facts = json.loads(summary.read_text(encoding="utf-8"))
     summary.write_text(json.dumps({**facts, "benchmarks": {}}), encoding="utf-8")
     assert kept(recipe) == Kept(benches={}, notes=[])
+
+
+def test_judges_stand_side_by_side_and_one_override_swaps_them(recipe):
+    given = recipe.read_text(encoding="utf-8")
+    recipe.write_text(
+        given.replace("  m: {engine: fake}", "  m: {engine: fake}\n  k: {engine: fake}"), encoding="utf-8"
+    )
+    (bench,) = read_benchmarks(load_preference(recipe, ["evaluate.arena_hard.judge=k"]), ["arena_hard"])
+    assert bench.config.judge == "k"

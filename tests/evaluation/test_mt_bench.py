@@ -84,7 +84,11 @@ def test_references_of_other_categories_are_not_shown():
         ("[[ 10 ]]", 10.0),
         ("[[3]] at first, but [[4]]", 4.0),
         ("[[1]]", 1.0),
-        ("[7]", None),
+        ("Rating: [7]", 7.0),
+        ("As in [3], so: [8.5]", 8.5),
+        ("[[6]], see [2]", 6.0),
+        ("[11]", None),
+        ("See [4](https://example.org).", None),
         ("7/10", None),
         ("[[0]]", None),
         ("[[11]]", None),
@@ -93,7 +97,7 @@ def test_references_of_other_categories_are_not_shown():
         ("[[seven]]", None),
     ],
 )
-def test_a_grade_is_a_number_from_1_to_10_in_double_brackets(text, grade):
+def test_a_grade_is_a_number_from_1_to_10_in_double_or_else_in_single_brackets(text, grade):
     assert parse_grade(said(text)) == grade
 
 

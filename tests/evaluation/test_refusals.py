@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.evaluation.benchmarks import read_benchmarks
+from moaa_ray.evaluation.checking import contamination_notes
+from moaa_ray.evaluation.contestants import find_contestants
 from moaa_ray.evaluation.stage import evaluate
 from moaa_ray.fingerprint import rows_fingerprint
 from moaa_ray.loading import load_preference, load_recipe
@@ -48,6 +51,11 @@ def recipe(tmp_path) -> Path:
         ("evaluate.alpaca_eval.preference=scores", r"judge = 'judge': writes text, and .* = 'scores' compares numbers"),
         ("evaluate.arena_hard.judge=rule", r"evaluate.arena_hard.judge = 'rule': scores what others wrote"),
         ("evaluate.mt_bench.questions=nope.jsonl", "evaluate.mt_bench.questions = 'nope.jsonl': no such file"),
+        ("evaluate.reward_bench={pairs: p.jsonl, judges: [rule]}", "reward_bench.pairs = '.*p.jsonl': no such file"),
+        (
+            "evaluate.reward_bench={pairs: p.jsonl, judges: [rul]}",
+            "evaluate.reward_bench.judges.0 = 'rul': no such judge under `judges`; did you mean 'rule'",
+        ),
         ("evaluate.arena_hard.judge_max_tokens=8192", "judge_max_tokens = 8192: not below the context window of judge"),
         ("evaluate.alpaca_eval.gamed=x.csv", "gamed = 'x.csv' without difficulties"),
         ("evaluate.alpaca_evil={}", "evaluate.alpaca_evil: unknown key; did you mean 'alpaca_eval'"),
@@ -78,6 +86,7 @@ run: {stages: [generate, sft, dpo, evaluate]}
         ("evaluate.mt_bench.questions=nope.jsonl", "evaluate.mt_bench.questions = 'nope.jsonl': no such file"),
         ("evaluate.alpaca_eval.judge=rule", r"evaluate.alpaca_eval.judge = 'rule': .* so it has no logprobs"),
         ("models.m.model=old-model", "evaluate.models.new: is 'old-model', the baseline of alpaca_eval"),
+        ("evaluate.reward_bench={pairs: p.jsonl, judges: [rule]}", "reward_bench.pairs = '.*p.jsonl': no such file"),
         ("evaluate.models.x=RUN/rounds/2/models/dpo", "no model in .*/run/rounds/2/models/dpo; train it first"),
         ("evaluate.models.x={arena_hard: mine.jsonl}", "evaluate.models.x.arena_hard = 'mine.jsonl': no such file"),
     ],
@@ -88,6 +97,21 @@ def test_a_whole_run_refuses_before_its_first_stage_what_its_evaluation_would_re
     with pytest.raises(ConfigError, match=message):
         load_run(recipe, [override])
     assert not (recipe.parent / "run").exists()
+
+
+def test_questions_that_nobody_looked_for_in_the_training_data_are_told(recipe):
+    recipe.write_text(recipe.read_text() + WHOLE)
+    models = "evaluate.models={new: m, mine: RUN/models/dpo}"
+
+    def notes(*overrides: str) -> list[str]:
+        loaded, contestants = find_contestants(load_preference(recipe, [models, *overrides]), is_ahead=True)
+        return contamination_notes(loaded, contestants, read_benchmarks(loaded))
+
+    (note,) = notes("filters.decontaminate=[arena*.jsonl]")
+    assert note.startswith("mine: their training data was not searched for the questions of alpaca_eval, mt_bench; ")
+    assert notes("filters.decontaminate=[arena.jsonl, alpaca.json, ./mt.jsonl]") == []
+    models = "evaluate.models={new: m}"
+    assert notes() == []
 
 
 def test_a_stage_that_is_named_without_a_benchmark_is_refused(recipe):

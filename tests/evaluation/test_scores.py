@@ -49,6 +49,9 @@ def test_alpaca_eval_counts_equal_texts_half_and_leaves_out_what_was_not_judged(
     assert rates.win_rate.value == pytest.approx(50.0)
     assert (rates.num_valid, rates.num_total, rates.num_ties) == (3, 4, 1)
     assert scored.models["m"].length_controlled is not None
+    assert "without regard to how difficult the instructions are" in scored.notes[0]
+    two = score({"alpaca_eval": {"m": judged, "n": judged}}, [bench("alpaca_eval")], ["m", "n"], seed=0)
+    assert "with difficulties fitted to the other model (1), so" in two.notes[0]
 
 
 def test_by_scores_the_higher_one_wins_and_equal_ones_are_a_tie():

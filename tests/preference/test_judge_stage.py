@@ -110,6 +110,7 @@ def test_the_papers_judge_asks_both_orders_of_all_pairs_and_leaves_the_best_and_
     assert summary.pairs == again.pairs
     assert (summary.pairs.num_pairs, summary.stats["decide.b"].disagreement_rate.value) == (NUM_ROWS, 0.0)
     assert summary.stats["decide.b"].first_rate.value == 0.5
+    assert summary.pairs.coin_kept_rate == pytest.approx(0.99, abs=0.02)
     assert publish.read_manifest(open_store(str(tmp_path / "run")), "pairs").facts["student"] == "files:abc"
     assert [pool.calls for pool in again.rows.usage] == [30 * NUM_ROWS, 40 * NUM_ROWS]
 
@@ -121,7 +122,7 @@ def test_another_judge_keeps_to_a_directory_of_its_own_until_it_is_the_one_in_us
         first = rows_of(tmp_path, "pairs")
         other = judge(loaded, name="rule")
         assert rows_of(tmp_path, "pairs") == first
-        assert other.pairs.num_pairs == NUM_ROWS
+        assert (other.pairs.num_pairs, other.pairs.coin_kept_rate) == (NUM_ROWS, None)
         changed = load_preference(tmp_path / "recipe.yaml", ["judge.use=rule"])
         judge(changed)
     second = rows_of(tmp_path, "pairs")

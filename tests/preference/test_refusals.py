@@ -13,6 +13,7 @@ from moaa_ray.demo.tiny import make_tiny_model
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_preference, load_recipe, load_training
 from moaa_ray.pipeline import load_run
+from moaa_ray.planning.run import plan_for_cli
 from moaa_ray.preference.judge import judge
 from moaa_ray.preference.sample import sample
 from moaa_ray.training_stage.stage import train_stage
@@ -86,6 +87,11 @@ def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
     publish.publish(store, epoch, "pairs", [table], schemas.PAIRS, 10, facts={"student": "files:0123456789abcdef"})
     with pytest.raises(ConfigError, match=r"sampled from another model than .*tiny, so dpo would not be on-policy"):
         train_stage(load_training(path), "dpo")
+    path.write_text(path.read_text().replace(f"dpo: {{student: {tiny}}}", "dpo: {}"))
+    own = f"dpo={{student: {tiny}, data: [{{path: RUN/pairs}}], epochs: 1, batch: 2, micro_batch: 1}}"
+    with pytest.raises(ConfigError, match="1 pairs in 1 epoch do not fill one batch of 2; lower batch, or train on"):
+        train_stage(load_training(path, [own]), "dpo")
+    assert not store.exists("run.json")
 
 
 @pytest.mark.parametrize(
@@ -145,8 +151,7 @@ def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(
     path.write_text(path.read_text().replace("  a: {engine: fake}", "  a: {engine: fake}\n  b: {engine: fake}"))
     assert set(load_run(path).preference.recipe.models) == {"a", "b", "student"}
     path.write_text(path.read_text().replace("{kind: llm, model: b}", "{kind: llm, model: a}"))
-    with pytest.raises(ConfigError, match=r"models\.b: no slot of the mixture uses it, and no judge"):
-        load_run(path)
+    assert "note: models.b: nothing uses it" in plan_for_cli(load_recipe(path), cluster="cpus=8", num_rows=10)
 
 
 @pytest.mark.parametrize(

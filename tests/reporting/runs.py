@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from moaa_ray.core.judge_stats import coin_flip_kept_rate, judge_stats
+from moaa_ray.core.judge_rounds import Round
+from moaa_ray.core.judge_stats import judge_stats
 from moaa_ray.core.judged import JudgeWork
 from moaa_ray.core.ranking import Verdict, pair_results, rank
 from moaa_ray.data import commit, publish, schemas
@@ -127,8 +128,9 @@ def write_run(
     put(own, "undecided", schemas.JUDGMENTS, undecided)
     set_stage(own, "judge", status="done", epoch=1, counts={"ok": len(records), "failed": len(failed)})
     write_failures(own, "judge", pa.Table.from_pylist(list(failed), schema=schemas.FAILURES))
+    reading = JudgeWork(run_seed=0, rounds=(Round(run_seed=0, deciders=("decide.big",)),))
     pairs, prompts = publish_pairs(
-        store, own, loaded, JudgeWork(run_seed=0), facts=about, is_in_use=is_in_use
+        store, own, loaded, reading, facts=about, is_in_use=is_in_use
     )  # fmt: skip
     statuses = {"ok": len(records), "failed": len(failed)}
     pool = PoolSummary(name="decide.big", calls=20 * len(records), prompt_tokens=9_000, completion_tokens=4_000,
@@ -137,8 +139,7 @@ def write_run(
     summary = Summary(run_dir=own.uri, num_prompts=len(records) + len(failed), statuses=statuses, dropped={},
                       failures={}, flags={}, usage=[pool])  # fmt: skip
     stats = {name: asdict(judge_stats(of, seed=0)) for name, of in prompts.items()}
-    more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": stats,
-            "coin_flip_kept_rate": coin_flip_kept_rate(5)}  # fmt: skip
+    more = {"judge": judge, "pairs": asdict(pairs), "judge_stats": stats}
     write_summary(store if is_in_use else own, "judge", summary, more)
     return store
 

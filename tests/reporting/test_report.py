@@ -247,6 +247,21 @@ def test_an_evaluation_is_shown_with_intervals_and_counts(tmp_path):
     assert "no score: base, alpaca_eval" in said
 
 
+def test_arena_hard_has_a_bradley_terry_strength_against_its_baseline(tmp_path):
+    """Ten to one is 400 Elo, one to ten -400; nothing can be said of a rate of 100 %."""
+    store = begin_run(tmp_path)
+    of = {"win_rate": estimate(1000 / 11, 50.0, 100.0), "style_controlled": None, "num_valid": 2, "num_total": 2}
+    worse = {**of, "win_rate": estimate(100 / 11, 100 / 11, 50.0)}
+    about = {"num_questions": 1, "baseline": "gpt-4", "judge": {"name": "big"}, "prompt_version": "arena_hard/1"}
+    facts = {"models": {"dpo": {"arena_hard": of}, "base": {"arena_hard": worse}}, "notes": [], "problems": [],
+             "benchmarks": {"arena_hard": about}}  # fmt: skip
+    store.put("evaluation/summary.json", json.dumps(facts).encode())
+    said = " ".join(" ".join(Parsed(render_report(store.uri, num_rows=5, now=NOW)).words).split())
+    assert (
+        "Bradley-Terry strength in Elo dpo 90.9 [50.0, 100.0] +400 [+0, -] base 9.1 [9.1, 50.0] -400 [-400, +0]" in said
+    )
+
+
 def test_lengths_are_counted_in_characters(tmp_path):
     """Ten syntheses of 1 to 10 characters, one proposal of 4 cut off, one that failed and does not count."""
     store = begin_run(tmp_path)

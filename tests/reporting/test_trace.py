@@ -7,11 +7,13 @@ import pyarrow as pa
 import pytest
 from rich.cells import cell_len
 
-from moaa_ray.data import schemas
-from moaa_ray.data.store import Store
+from moaa_ray.data import commit, schemas
+from moaa_ray.data.store import Store, open_store
 from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.generation.results import write_failures
+from moaa_ray.reporting.report import render_report
 from moaa_ray.reporting.trace import trace_prompt
+from moaa_ray.types import Message, Row
 from tests.reporting.runs import candidate, failure, judged, lower_wins, put, user, write_run
 
 TEXTS = ["zero is best", "one", "two"]
@@ -122,6 +124,39 @@ def test_a_turn_has_its_own_proposals_and_the_datasets_answers_have_none(tmp_pat
 def test_a_prompt_that_only_a_judge_knows_is_shown_with_it(tmp_path):
     store = write_run(tmp_path, [judged("x", TEXTS, lower_wins, prompt="Only here?")])
     assert "Only here?" in trace_prompt(store.uri, "x")
+
+
+def test_a_row_that_failed_in_a_stage_that_stopped_is_told_with_its_failure(store):
+    """Its failures file, and for a judge the row's only place, are written when a stage ends."""
+    for name, stage in (("", "generate"), ("judges/moj", "judge")):
+        place = open_store(f"{store.uri}/{name}")
+        epoch = commit.take_epoch(place, {})
+        commit.adopt(place, stage, epoch)
+        rows = [Row(id="hung", source="s", messages=(Message(role="user", content="Why?"),), status="failed",
+                    reason=f"{stage}: timeout: no answer within 9 s")]  # fmt: skip
+        table = pa.Table.from_pylist([schemas.row_record(row, pass_names=()) for row in rows], schemas.work_schema(()))
+        commit.commit_block(place, stage, "0.0", epoch.number, "a", table)
+    prompts = [{"id": "hung", "source": "s", "messages": user("Why?")}]
+    put(store, "prompts", schemas.PROMPTS, prompts)
+    text = trace_prompt(store.uri, "hung")
+    assert "GENERATE   failed: generate: timeout: no answer within 9 s; work/generate/0.0/" in text
+    assert "JUDGE moj   failed: judge: timeout: no answer within 9 s" in text
+
+
+def test_what_cannot_be_read_is_an_error_that_says_so(store, tmp_path):
+    with pytest.raises(DataError, match=r"the id 'a\\udcff' is not UTF-8"):
+        trace_prompt(store.uri, "a\udcff")
+    store.put("summary.json", b"[]")
+    with pytest.raises(ConfigError, match=r"run/summary\.json: damaged \(no JSON object\); restore it"):
+        render_report(store.uri, num_rows=1, now=0.0)
+    for damaged in (b"[]", b"\xff"):
+        store.put("run.json", damaged)
+        with pytest.raises(ConfigError, match=r"run/run\.json: .*damaged.*; restore it, or give another run_dir"):
+            trace_prompt(store.uri, "kept")
+    checked = open_store(str(tmp_path / "checked"))
+    checked.put("checks/jury/pairs/check.json", b"{}")
+    with pytest.raises(ConfigError, match=r"judges were checked here .* is in checks/jury/pairs/check\.json"):
+        trace_prompt(checked.uri, "kept")
 
 
 def test_an_unknown_id_is_answered_by_the_nearest_ones(store):

@@ -25,14 +25,25 @@ def refusal(body: bytes | None = None, limits: ServeConfig = LIMITS, **fields) -
 
 
 def test_every_field_that_draws_the_completion_is_read():
-    chat = parse(temperature=0, top_p=0.5, max_tokens=9, stop="END", seed=3, top_k=4, min_p=0.1, repetition_penalty=1.5)
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": -2, "frequency_penalty": 0.5}
+    chat = parse(temperature=0, top_p=0.5, max_tokens=9, stop="END", seed=3, top_k=4, min_p=0.1, **penalties)
     drawn = {"temperature": 0.0, "top_p": 0.5, "max_tokens": 9, "stop": ("END",), "top_k": 4, "min_p": 0.1}
-    assert chat.sampling == {**drawn, "repetition_penalty": 1.5}
+    assert chat.sampling == {**drawn, **penalties}
     assert (chat.model, chat.seed, chat.is_stream, chat.with_usage) == ("m", 3, False, False)
 
 
 def test_what_the_client_does_not_set_or_sets_to_null_is_left_to_the_recipe():
     assert parse(temperature=None, stop=None, max_tokens=None, seed=None).sampling == {}
+
+
+@pytest.mark.parametrize("stop", ["", []])
+def test_an_empty_stop_is_none(stop):
+    assert parse(stop=stop) == parse()
+
+
+def test_an_assistants_message_without_content_is_an_empty_one():
+    turns = [*USER, {"role": "assistant", "content": None, "refusal": None}, *USER]
+    assert parse(messages=turns).messages[1] == {"role": "assistant", "content": ""}
 
 
 def test_the_newer_name_of_max_tokens_wins():
@@ -51,8 +62,9 @@ def test_parts_of_text_become_one_text_and_developer_is_the_system():
         {"user": "me"},
         {"metadata": {"a": "b"}},
         {"n": 1},
-        {"presence_penalty": 0},
-        {"frequency_penalty": 0.0},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"min_tokens": 1},
+        {"ignore_eos": False},
         {"logprobs": False},
         {"tools": []},
         {"tool_choice": "none"},
@@ -74,6 +86,8 @@ def test_fields_that_ask_for_nothing_are_accepted(fields):
         ({"temperature": 2.1}, "temperature = 2.1: must be a number from 0 to 2"),
         ({"temperature": True}, "temperature = true: must be a number"),
         ({"temperature": "1"}, 'temperature = "1": must be a number'),
+        ({"presence_penalty": 2.5}, "presence_penalty = 2.5: must be a number from -2 to 2"),
+        ({"ignore_eos": True}, "ignore_eos = true: not supported here; leave it out"),
         ({"top_p": 0}, "top_p = 0: must be a number above 0 to 1"),
         ({"max_tokens": 0}, "max_tokens = 0: must be a whole number from 1"),
         ({"max_tokens": 8193}, "max_tokens = 8193: at most 8192 tokens are written; lower it"),

@@ -323,3 +323,52 @@ def test_text_that_looks_like_an_event_stays_text(tmp_path):
             assert events(reply.text)[-1] == "data: [DONE]"
 
     run(check())
+
+
+PAGE, OTHER = "http://localhost:3000", "https://evil.example"
+PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, x-stainless-os"}
+
+
+def test_a_page_of_an_allowed_origin_may_ask_after_a_preflight_without_a_key(tmp_path):
+    async def check() -> None:
+        async with endpoint(tmp_path, keys=Keys([KEY]), serve={"allow_origins": [PAGE]}) as served:
+            ask = served.client.request
+            before = await ask("OPTIONS", "/v1/chat/completions", headers={"origin": PAGE, **PREFLIGHT})
+            assert (before.status_code, before.content) == (204, b"")
+            assert before.headers["access-control-allow-origin"] == PAGE
+            assert before.headers["access-control-allow-headers"] == "authorization, x-stainless-os"
+            refused = await ask("GET", "/v1/models", headers={"origin": PAGE})
+            assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, PAGE)
+            key = {"authorization": f"Bearer {KEY}"}
+            assert (await ask("GET", "/v1/models", headers={"origin": PAGE, **key})).is_success
+            for other in (
+                await ask("OPTIONS", "/v1/chat/completions", headers={"origin": OTHER, **PREFLIGHT}),
+                await ask("GET", "/v1/models", headers={"origin": OTHER, **key}),
+            ):
+                assert "access-control-allow-origin" not in other.headers
+                assert other.headers["vary"] == "origin"
+
+    run(check())
+
+
+def test_without_origins_in_the_recipe_no_page_may_ask(tmp_path):
+    async def check() -> None:
+        async with endpoint(tmp_path) as served:
+            headers = {"origin": PAGE, **PREFLIGHT}
+            reply = await served.client.request("OPTIONS", "/v1/chat/completions", headers=headers)
+            assert reply.status_code == 405
+            assert "access-control-allow-origin" not in reply.headers
+
+    run(check())
+
+
+def test_what_can_be_got_has_a_head(tmp_path):
+    async def check() -> None:
+        async with endpoint(tmp_path) as served:
+            for path in ("/health", "/ready", "/v1/models"):
+                head, whole = await served.client.head(path), await served.client.get(path)
+                assert (head.status_code, head.content) == (200, b"")
+                assert head.headers["content-length"] == whole.headers["content-length"]
+            assert (await served.client.head("/v1/chat/completions")).status_code == 405
+
+    run(check())

@@ -81,6 +81,13 @@ def test_an_address_that_others_reach_needs_keys(host):
     assert ServeConfig(host=host, api_keys="${KEYS}").has_keys
 
 
+@pytest.mark.parametrize("origin", ["*", "localhost:3000", "https://chat.example.org/", "file:///x"])
+def test_an_origin_is_that_of_a_page_and_all_of_them_need_keys(origin):
+    with pytest.raises(ValidationError, match=r"is no origin|every page that a browser on this machine opens"):
+        ServeConfig(allow_origins=[origin])
+    assert ServeConfig(allow_origins=["*"], api_keys="${KEYS}").allow_origins == ["*"]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
 def test_loopback_needs_none(host):
     assert ServeConfig(host=host).is_loopback

@@ -65,9 +65,12 @@ def test_an_empty_stop_text_is_refused(tmp_path):
     assert "mixture.aggregator.stop.1 = '': must be text that is not empty; write some, or take it out" in text
 
 
-def test_an_unused_model_is_refused(tmp_path):
-    text = problems(tmp_path, models={"a": {"engine": "fake"}, "spare": {"engine": "fake"}})
-    assert "models.spare: no slot of the mixture uses it, and no judge; take it out, or add one" in text
+def test_models_to_swap_in_may_stand_there_unused_but_not_a_misspelt_student(tmp_path):
+    assert problems(tmp_path, models={"a": {"engine": "fake"}, "spare": {"engine": "fake"}}) == ""
+    models = {"a": {"engine": "fake"}, "studnet": {"engine": "fake"}}
+    text = problems(tmp_path, models=models)
+    assert "models.studnet: nothing uses it; did you mean 'student'?" in text
+    assert problems(tmp_path, models={**models, "student": {"engine": "fake"}}) == ""
 
 
 @pytest.mark.parametrize(("model", "lora"), [("hf://org/m", None), ("org/m", "http://host/lora")])
