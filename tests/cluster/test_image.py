@@ -52,6 +52,16 @@ def test_the_image_runs_as_the_user_of_the_manifests(target):
 
 
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_image_has_what_kuberay_runs_in_it_to_see_whether_a_worker_of_a_service_is_ready(target):
+    """KubeRay 1.7, ray-operator/controllers/ray/common/pod.go, initLivenessAndReadinessProbe: where a worker of a
+    RayService names no readiness probe, it is `bash -c "wget ... | grep success && wget ... | grep success"`.
+    bash and grep are in Debian's smallest images."""
+    asks = [p for p in PODS if p.document["kind"] == "RayService" and "readinessProbe" not in p.container]
+    (installed,) = (line for line in stages()[target] if "apt-get install" in line)
+    assert not asks or "wget" in installed.split()
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_what_is_copied_is_there_and_not_ignored(target):
     copied = {name for line in stages()[target] if line.startswith("COPY") for name in line.split()[1:-1]}
     assert {"moaa_ray", "jobs", "pyproject.toml", "requirements/cpu.txt"} <= copied
