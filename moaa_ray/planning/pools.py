@@ -14,7 +14,7 @@ from moaa_ray.model_folders import with_absolute_paths
 from moaa_ray.planning.measured import Measurements, setup_of
 from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine, with_measured
 from moaa_ray.planning.splitting import Choose, split_model, split_words
-from moaa_ray.settings.models import Model, ReplicaRange
+from moaa_ray.settings.models import Model, ReplicaRange, VllmModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ def stage_pools(
         chosen[name] = split_model(
             name, models[name], gpu=gpu, cluster=there, loads=own, base_dir=base_dir, choose=choose
         )
-        estimate = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
+        estimate = estimate_engine(name, chosen[name], gpu=gpu, num_gpus=there.num_gpus, base_dir=base_dir)
+        notes.extend(_between_nodes(name, estimate, there))
         setup = setup_of(with_absolute_paths(chosen[name], base_dir), there if estimate.is_on_gpu else None)
         estimates[name] = with_measured(name, estimate, known.of(setup))
     specs, row_tokens, told = [], {}, {}
@@ -100,6 +101,18 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
         labels=labels_of(model),
         shape=words if num_gpus else "",
     )
+
+
+def _between_nodes(name: str, estimate: EngineEstimate, there: Cluster) -> list[str]:
+    """A sentence where every layer of an engine is split over several nodes."""
+    model, size = estimate.model, there.largest_node
+    if not isinstance(model, VllmModel) or not estimate.is_on_gpu or model.split[0] <= size:
+        return []
+    return [
+        f"{name}: tensor_parallel {model.split[0]} is more than a node's {size} GPU{'s' * (size != 1)}, so every "
+        f"layer waits for the network, which the planned speed leaves out; pipeline_parallel over the nodes, with tensor_parallel "
+        f"of at most {size}, does not."
+    ]
 
 
 def labels_of(model: Model) -> Labels:
