@@ -110,8 +110,8 @@ def _between_nodes(name: str, estimate: EngineEstimate, there: Cluster) -> list[
         return []
     return [
         f"{name}: tensor_parallel {model.split[0]} is more than a node's {size} GPU{'s' * (size != 1)}, so every "
-        f"layer waits for the network, which the planned speed leaves out; pipeline_parallel over the nodes, with tensor_parallel "
-        f"of at most {size}, does not."
+        f"layer waits for the network, which the planned speed leaves out; pipeline_parallel over the nodes, "
+        f"with tensor_parallel of at most {size}, does not."
     ]
 
 
