@@ -61,15 +61,19 @@ def _nodes(fields: dict[str, str], *, is_labelled: bool) -> tuple[Node, ...]:
         return (Node(num_gpus=0, num_cpus=num_cpus / num_nodes, labels=labels),) * num_nodes
     size = num_gpus // num_nodes if num_nodes else min(num_gpus, gpu.gpus_per_node)
     sizes = [size] * (num_gpus // size) + [num_gpus % size] * (num_gpus % size > 0)
-    cpus_each = num_cpus / num_gpus
-    return tuple(Node(num_gpus=each, num_cpus=cpus_each * each, gpu=gpu.name, labels=labels) for each in sizes)
+    return tuple(
+        Node(num_gpus=each, num_cpus=num_cpus * each / num_gpus, gpu=gpu.name, labels=labels) for each in sizes
+    )
 
 
 def _labels(text: str) -> Labels:
-    pairs = [tuple(word.strip() for word in pair.partition(":")[::2]) for pair in text.split(";") if pair.strip()]
-    if wrong := [key for key, value in pairs if not key or not value]:
-        raise ConfigError(f"cluster: labels={text}: {wrong[0]!r} has no value; write e.g. labels=pool:big;zone:a")
-    return frozenset(pairs)
+    labels = set()
+    for pair in text.split(";") if text else []:
+        key, _, value = (word.strip() for word in pair.partition(":"))
+        if not key or not value:
+            raise ConfigError(f"cluster: labels={text}: {pair!r} has no value; write e.g. labels=pool:big;zone:a")
+        labels.add((key, value))
+    return frozenset(labels)
 
 
 def _count(fields: dict[str, str], key: str, default: int) -> int:

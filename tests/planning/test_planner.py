@@ -172,7 +172,7 @@ def test_a_cluster_of_unequal_nodes_is_joined_by_plus():
         ("cpus=0", "cpus=0 is not a whole number above 0"),
         (
             "gpus=8,gpu=H100,gpu=L4",
-            "gpu is named twice, as H100 and L4; for nodes that differ join two descriptions by",
+            "gpu is named twice, as H100 and L4; for nodes that differ join two",
         ),
         ("gpus=8,gpu=H100 + gpus=x,gpu=L4", "gpus=x is not a whole number"),
         ("gpus=8,gpu=H100 +", "'' is not understood"),

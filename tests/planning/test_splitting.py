@@ -86,11 +86,18 @@ def test_a_number_that_is_too_small_for_a_cluster_that_has_no_more_says_what_it_
         planned({**BIG, "tensor_parallel": 4}, parse_cluster("gpus=1,gpu=L4"))
 
 
-def test_every_engine_must_fit_on_the_weakest_type():
+def test_where_nodes_cannot_be_told_apart_every_engine_must_fit_on_the_weakest_type():
     mixed = Cluster(
-        nodes=(Node(num_gpus=8, num_cpus=64, gpu="H200"), Node(num_gpus=8, num_cpus=64, gpu="A100-80G")),
+        nodes=tuple(Node(num_gpus=8, num_cpus=64, gpu=gpu, labels=frozenset()) for gpu in ("H200", "A100-80G"))
     )
     assert split(planned(BIG, mixed)) == (4, 1)
+    with pytest.raises(ConfigError) as refused:
+        planned({**BIG, "tensor_parallel": 2}, mixed)
+    assert "but 2 x A100-80G have 143.2 GB" in str(refused.value)
+    assert (
+        "The smallest of several GPU types (A100-80G, H200) counts; give the nodes with others a label, and name"
+        in (str(refused.value))
+    )
 
 
 def test_the_smallest_split_is_taken_where_the_faster_one_does_not_fit_with_the_others():
