@@ -287,7 +287,9 @@ def test_pods_reach_the_world_by_tls_alone_and_never_the_metadata_service():
     outside = [
         rule for rule in policy["spec"]["egress"] if any("ipBlock" in peer for peer in rule.get("to", [{"ipBlock": 0}]))
     ]
+    dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     assert outside == [
+        {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": dns},  # NodeLocal DNSCache
         {
             "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}],
             "ports": [{"protocol": "TCP", "port": 443}],
