@@ -58,7 +58,11 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     cluster: Annotated[
-        str, typer.Option(help="A cluster shape, e.g. gpus=8,gpu=H100,cpus=64; needs neither GPU nor Ray.")
+        str,
+        typer.Option(
+            help="A cluster shape, e.g. gpus=8,gpu=H100,cpus=64[,nodes=2][,labels=pool:big]; unequal nodes by +, e.g. "
+            "'gpus=1,gpu=H200,cpus=16 + gpus=2,gpu=L40S,cpus=32'. Needs neither GPU nor Ray."
+        ),
     ] = "",
     rows: Annotated[int, typer.Option(help="Plan for so many prompts instead of counting them.", min=0)] = 0,
     simulate: Annotated[

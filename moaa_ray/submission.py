@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from urllib.request import urlopen
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import Loaded, load_preference, load_recipe, load_training
 from moaa_ray.pipeline import load_run
+from moaa_ray.settings.checks import choices
 from moaa_ray.settings.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
@@ -32,9 +33,16 @@ COMMANDS: Mapping[str, Callable[[Path, Sequence[str]], Loaded]] = {
     "train dpo": load_training,
     "sample": load_preference,
     "judge": load_preference,
+    "evaluate": load_preference,
 }
 """What can be submitted, and how its recipe is checked here."""
-_RUN_DIR, _SECRET = "moaa_run_dir", re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_RUN_DIR = "moaa_run_dir"
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"\b(hf_|sk-|gh[opsur]_|github_pat_|glpat-)[\w-]{8}|\b(AKIA|ASIA)[A-Z0-9]{8}|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|://[^/\s:@]*:(?!\$)[^/\s@]+@"
+)
+"""Tokens of hubs, clouds and hosts of code by how they begin, and passwords in a URL that are not a variable's name."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ASK_S = 10.0
 
@@ -50,7 +58,7 @@ class Submission:
     """Of the cluster's job server, e.g. http://127.0.0.1:8265."""
     working_dir: Path
     runtime_env: Path
-    """A YAML file with Ray's runtime environment; one that is not there counts as empty."""
+    """A YAML file with Ray's runtime environment."""
 
 
 def submit(asked: Submission) -> str:
@@ -96,6 +104,7 @@ def _checked(asked: Submission) -> Loaded:
             f"{asked.recipe}: lies outside the working directory {asked.working_dir}, which is all that the cluster "
             "gets; copy it there, or give --working-dir"
         )
+    _check_no_secret({"FIELD=VALUE": list(asked.overrides)}, where="")
     loaded = COMMANDS[asked.command](asked.recipe, asked.overrides)
     run_dir = loaded.recipe.run_dir
     if "://" not in run_dir and not os.path.isabs(run_dir):
@@ -129,19 +138,47 @@ def _takes_jobs_from_anybody(address: str) -> bool:
 
 
 def _runtime_env(path: Path) -> dict[str, Any]:
-    """Ray's runtime environment in a file. Raises ConfigError for secrets in it: everyone can read it there."""
-    if not path.exists():
-        return {}
+    """Ray's runtime environment in a file. Raises ConfigError for what Ray would pass over, and for secrets in it."""
+    if not path.is_file():
+        raise ConfigError(
+            f"--runtime-env {path}: there is no such file, so nothing would say what is not sent to the cluster; "
+            "correct the path, or name an empty file to send all of the working directory"
+        )
     data = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold a mapping, e.g. `excludes: [/runs/]`")
-    variables = data.get("env_vars") or {}
-    if secret := next((name for name in variables if _SECRET.search(str(name))), ""):
-        raise ConfigError(
-            f"{path}: env_vars.{secret} looks like a secret, and a runtime environment is shown in the dashboard and "
-            "in logs; set it in the cluster's own environment (a Kubernetes secret)"
-        )
+    _check_fields(data, path)
+    _check_no_secret(data, where=f"{path}: ")
     return data
+
+
+def _check_fields(data: Mapping[Any, Any], path: Path) -> None:
+    """Raise ConfigError for a field that Ray does not know: it only logs a warning on the cluster."""
+    from ray.runtime_env import RuntimeEnv
+
+    known = sorted(name for name in RuntimeEnv.known_fields if not name.startswith("_"))
+    if unknown := next((str(name) for name in data if name not in known), ""):
+        raise ConfigError(f"{path}: {unknown!r} is no field of Ray's runtime environment; {choices(unknown, known)}")
+
+
+def _check_no_secret(data: Mapping[Any, Any], *, where: str) -> None:
+    """Raise ConfigError, without the value, where a name or a value anywhere looks like a secret."""
+    for name, value in _leaves(data):
+        is_named_so = name.startswith("env_vars.") and _SECRET_NAME.search(name.removeprefix("env_vars."))
+        if is_named_so or _SECRET_VALUE.search(value):
+            raise ConfigError(
+                f"{where}{name} looks like a secret, and a job's runtime environment and command are shown in the "
+                "dashboard and in logs; set it in the cluster's own environment (a Kubernetes secret)"
+            )
+
+
+def _leaves(data: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every plain value as text, with the dotted path to it."""
+    if not isinstance(data, dict | list):
+        yield name, str(data)
+        return
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        yield from _leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def _client(address: str) -> "JobSubmissionClient":

@@ -17,6 +17,7 @@ CLUSTERS = {
     "paper_small_scale": "gpus=8,gpu=H100,cpus=64",
     "paper_stage1_8gpu": "gpus=8,gpu=H100,cpus=96",
     "paper_stage1_64gpu": "gpus=64,gpu=H100,cpus=768",
+    "pools_by_model": "gpus=8,gpu=L40S,labels=pool:small + gpus=8,gpu=H100,labels=pool:large",
     "self_moa": "gpus=1,gpu=H100,cpus=16",
     "single_gpu": "gpus=1,gpu=H100,cpus=16",
 }

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from moaa_ray.errors import ConfigError
-from moaa_ray.submission import Submission, follow, submit
+from moaa_ray.recipe import STAGES
+from moaa_ray.submission import COMMANDS, Submission, follow, submit
 
 RECIPE = {
     "name": "small",
@@ -25,6 +26,8 @@ RECIPE = {
 def asked(folder: Path, *overrides: str, recipe: dict = RECIPE, **fields) -> Submission:
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     (folder / "prompts.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n', encoding="utf-8")
+    if not (folder / "env.yaml").exists():
+        (folder / "env.yaml").write_text("excludes: [/runs/]\n", encoding="utf-8")
     known = {"command": "generate", "address": "http://127.0.0.1:1", "working_dir": folder}
     known |= {"runtime_env": folder / "env.yaml", "recipe": folder / "recipe.yaml", "overrides": overrides}
     return Submission(**{**known, **fields})
@@ -57,6 +60,10 @@ def test_an_unknown_command_is_refused_with_those_there_are(tmp_path):
     assert "'serve' is not one of run, generate, train sft" in refused(tmp_path, command="serve")
 
 
+def test_every_stage_can_be_submitted():
+    assert {command.removeprefix("train ") for command in COMMANDS} == {"run", *STAGES}
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://"])
 def test_an_address_that_is_none_is_refused(tmp_path, address):
     assert f"--address {address}: is not of the form http://host:8265" in refused(tmp_path, address=address)
@@ -83,11 +90,43 @@ def test_another_machine_that_takes_jobs_without_a_token_is_refused(tmp_path, mo
     assert ("wants another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in text) != is_open
 
 
-def test_a_secret_in_the_runtime_environment_is_refused_without_its_value(tmp_path):
-    (tmp_path / "env.yaml").write_text("env_vars: {HF_TOKEN: canary-1234}\n", encoding="utf-8")
-    text = refused(tmp_path)
-    assert "env_vars.HF_TOKEN looks like a secret" in text
-    assert "canary" not in text
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("env_vars: {HF_TOKEN: canary-1234}", "env_vars.HF_TOKEN"),
+        ("env_vars: {HF_AUTH: hf_canary1234567890}", "env_vars.HF_AUTH"),
+        ("env_vars: {CLOUD: AKIACANARY1234567}", "env_vars.CLOUD"),
+        ("pip: {packages: [a], pip_install_options: [--index-url=https://u:canary@host]}", "pip.pip_install_options.0"),
+        ("pip: [git+https://ghp_canary12345678@host/x]", "pip.0"),
+        ("py_modules: [s3://AKIAX:canary@bucket/x.zip]", "py_modules.0"),
+        ("config: {note: glpat-canary-12345}", "config.note"),
+        ("env_vars: {JUDGE: sk-proj-canary12345}", "env_vars.JUDGE"),
+    ],
+)
+def test_a_secret_anywhere_in_the_runtime_environment_is_refused_without_its_value(tmp_path, text, place):
+    (tmp_path / "env.yaml").write_text(text, encoding="utf-8")
+    told = refused(tmp_path)
+    assert f"{place} looks like a secret" in told
+    assert "canary" not in told.lower()
+
+
+def test_a_secret_on_the_command_line_is_refused_and_what_is_none_is_not(tmp_path):
+    told = refused(tmp_path, "prompts.sources.0.path=s3://AKIAX:canary@bucket/x")
+    assert "FIELD=VALUE.0 looks like a secret" in told
+    assert "canary" not in told
+    plain = "env_vars: {A: risk-based-choice, B: 'http://host:8000/x@y'}\npip: ['https://${U}:${P}@host/x.whl']\n"
+    (tmp_path / "env.yaml").write_text(plain, encoding="utf-8")
+    assert "no job server answers there" in refused(tmp_path)
+
+
+def test_what_ray_would_pass_over_in_the_runtime_environment_is_refused(tmp_path):
+    assert "there is no such file, so nothing would say what is not sent" in refused(
+        tmp_path, runtime_env=tmp_path / "gone.yaml"
+    )
+    (tmp_path / "env.yaml").write_text("exclude: [/runs/]", encoding="utf-8")
+    assert "'exclude' is no field of Ray's runtime environment; did you mean 'excludes'?" in refused(tmp_path)
+    (tmp_path / "env.yaml").write_text("", encoding="utf-8")
+    assert "no job server answers there" in refused(tmp_path)
 
 
 def test_a_job_server_that_is_not_there_is_named(tmp_path):

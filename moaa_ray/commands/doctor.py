@@ -13,7 +13,7 @@ def doctor(
     recipe: Annotated[str, typer.Argument(help="A recipe, whose cluster and run directory are tried.")] = "",
     overrides: Overrides = None,
 ) -> None:
-    """Say whether a cluster can carry a run: versions, GPUs, shared memory, disk, clocks, storage, from every node.
+    """Say whether a cluster can carry a run: versions, GPUs, memory, disk, clocks, ports, storage, from every node.
 
     One line each, with the way out. Without a recipe it looks at the cluster
     of RAY_ADDRESS, or at this machine. Ends with exit code 4 where a run

@@ -11,7 +11,7 @@ from moaa_ray.commands.run import Overrides, RecipeFile
 def submit(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    command: Annotated[str, typer.Option(help="run, generate, train sft, train dpo, sample or judge.")] = "run",
+    command: Annotated[str, typer.Option(help="run, generate, train sft, train dpo, sample, judge, evaluate.")] = "run",
     address: Annotated[
         str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server.")
     ] = "http://127.0.0.1:8265",

@@ -25,14 +25,27 @@ def degrees(shape: ModelShape, most: int) -> list[int]:
     It gives every GPU as many attention heads and as much of the feed-forward width as any other, and where there are
     fewer KV heads than GPUs a copy of one. Example: Qwen2.5-7B has 28 heads: 1, 2 and 4, but not 8.
     """
-    powers = [2**i for i in range(max(1, most).bit_length())]
-    return [
-        size
-        for size in powers
-        if shape.num_heads % size == 0
-        and shape.inner % size == 0
-        and max(shape.num_kv_heads, size) % min(shape.num_kv_heads, size) == 0
-    ]
+    return [size for size in (2**i for i in range(max(1, most).bit_length())) if divides(size, shape)]
+
+
+def divides(degree: int, shape: ModelShape) -> bool:
+    """Whether vLLM can split the model's layers by this degree, by the rule of `degrees`."""
+    return (
+        shape.num_heads % degree == 0
+        and shape.inner % degree == 0
+        and max(shape.num_kv_heads, degree) % min(shape.num_kv_heads, degree) == 0
+    )
+
+
+def check_degree(name: str, degree: int, shape: ModelShape) -> None:
+    """Raise ConfigError for a degree that the recipe names and vLLM would refuse once it has loaded."""
+    if not divides(degree, shape):
+        near = [size for size in range(1, 2 * degree) if divides(size, shape)]
+        raise ConfigError(
+            f"models.{name}.tensor_parallel = {degree}: every GPU gets as many of the {shape.num_heads} attention "
+            f"heads as any other, of the {shape.num_kv_heads} KV heads (or one of them whole) and of the feed-forward "
+            f"width {shape.inner}, which {degree} does not divide; take one of {', '.join(map(str, near))}, or auto"
+        )
 
 
 def fitting(engine: EngineSize, gpu: GpuType, *, most: int, pipeline_parallel: int = 1) -> list[EngineSize]:

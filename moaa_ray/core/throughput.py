@@ -70,8 +70,11 @@ def memory_sum(engine: EngineSize) -> str:
     )
 
 
-def check_memory(name: str, engine: EngineSize, gpu: GpuType) -> None:
-    """Raise ConfigError, with the sum and the smallest size that fits, unless one full context window fits."""
+def check_memory(name: str, engine: EngineSize, gpu: GpuType, *, most: int) -> None:
+    """Raise ConfigError, with the sum and the smallest size that fits, unless one full context window fits.
+
+    most: the GPUs of the cluster.
+    """
     if engine.fits(gpu):
         return
     per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(engine, gpu)
@@ -79,6 +82,10 @@ def check_memory(name: str, engine: EngineSize, gpu: GpuType) -> None:
     way_out = f"set tensor_parallel: {fits}" if fits else "use a GPU with more memory"
     if fits and fits > gpu.gpus_per_node:
         way_out = f"set tensor_parallel: {gpu.gpus_per_node} and pipeline_parallel: {fits // gpu.gpus_per_node}"
+    if fits and fits > most:
+        way_out = (
+            f"{fits} of them would hold it, and there {'is' if most == 1 else 'are'} {most}: add nodes or use others"
+        )
     raise ConfigError(
         f"models.{name}: {memory_sum(engine)}, but {engine.num_gpus} x {gpu.name} have "
         f"{engine.num_gpus * per_gpu / 1e9:.1f} GB (gpu_memory_fraction {engine.gpu_memory_fraction:g} of "

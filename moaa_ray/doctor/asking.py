@@ -15,6 +15,8 @@ from moaa_ray.doctor.findings import unfit
 from moaa_ray.errors import ConfigError
 
 _ANSWER_WITHIN_S = 120.0
+_HEAD = "node:__internal_head__"
+_OWN_PORTS = (("node manager", "NodeManagerPort"), ("object manager", "ObjectManagerPort"))
 
 
 def check_nodes(run_dir: str) -> None:
@@ -30,24 +32,54 @@ def check_nodes(run_dir: str) -> None:
 def ask_all(run_dir: str) -> tuple[NodeFacts, list[NodeFacts]]:
     """The facts of this process and of every living node. run_dir: where they show each other files; empty: nowhere."""
     probe = f"driver-{uuid.uuid4().hex[:8]}"
-    driver = collect(probe, run_dir=run_dir)
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    driver = collect(probe, run_dir=run_dir, ports=_ports_from_here(nodes))
     try:
-        return driver, _ask([node for node in ray.nodes() if node["Alive"]], run_dir, probe)
+        return driver, _ask(nodes, run_dir, probe)
     finally:
         if run_dir and not driver.storage_error:
             open_store(run_dir).delete_folder(PROBES)
 
 
+def _ports_from_here(nodes: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """What the driver connects to: every node's ports, and the dashboard, which is also the job server."""
+    found = {}
+    for node in nodes:
+        for what, port in (*_OWN_PORTS, ("metrics", "MetricsExportPort")):
+            found |= _port(f"{what} of {node['NodeName']}", node["NodeManagerAddress"], node[port])
+    host, _, port = (ray._private.worker.get_dashboard_url() or "").rpartition(":")
+    return found | (_port("dashboard and job server", host, int(port)) if port.isdecimal() else {})
+
+
+def _ports_of_head(nodes: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """What every node connects to."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    found = _port("GCS of the head", host, int(port))
+    for head in (node for node in nodes if _HEAD in node["Resources"]):
+        for what, name in _OWN_PORTS:
+            found |= _port(f"{what} of the head", head["NodeManagerAddress"], head[name])
+    return found
+
+
+def _port(what: str, host: str, port: int) -> dict[str, tuple[str, int]]:
+    return {f"{what} ({host}:{port})": (host.strip("[]"), port)} if port else {}
+
+
 def _ask(nodes: list[dict[str, Any]], run_dir: str, probe: str) -> list[NodeFacts]:
     if not nodes:
         raise ConfigError("the Ray cluster has no node that lives; start one with `ray start`")
-    asked, began = {}, time.time()
+    asked, began, ports = {}, time.time(), _ports_of_head(nodes)
     for node in nodes:
         name, place = node["NodeName"], NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task: Any = ray.remote(collect).options(num_cpus=0, scheduling_strategy=place, max_retries=0)
-        num_gpus = int(node["Resources"].get("GPU", 0))
+        found = node["Resources"]
         asked[f"{name} ({node['NodeID'][:8]})"] = task.remote(
-            f"{name}-{node['NodeID'][:8]}", num_gpus=num_gpus, run_dir=run_dir, probe=probe
+            f"{name}-{node['NodeID'][:8]}",
+            num_gpus=int(found.get("GPU", 0)),
+            store_bytes=int(found.get("object_store_memory", 0)),
+            run_dir=run_dir,
+            probe=probe,
+            ports=ports,
         )
     return [_answer(name, ref, began) for name, ref in asked.items()]
 

@@ -5,15 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from moaa_ray.doctor.facts import NodeFacts
+from moaa_ray.doctor.facts import SHM, NodeFacts
 
 MIN_SHM_BYTES = 2 * 2**30
 """NCCL and vLLM's processes exchange through shared memory; Kubernetes gives a pod 64 MiB unless told otherwise."""
 MIN_DISK_BYTES = 20 * 10**9
 """Room for what Ray spills and for one small model's weights; an assumption."""
+MAX_STORE_PART = 0.5
+"""Of a node's memory, for the object store: engines and training take the rest; Ray's own default is 0.3."""
 MAX_CLOCK_S = 5.0
 """Clocks further apart make metrics and time left unreadable; nothing else depends on them."""
 _MUST_AGREE = ("python", "ray", "vllm", "moaa_ray")
+_TO_LOOK_AT = ("dashboard", "metrics")
+"""How the names of ports begin over which no rows and no work go."""
 _SAME_EVERYWHERE = "install the same on every node, e.g. with the image of cluster/Dockerfile"
 
 Grade = Literal["ok", "warn", "fail"]
@@ -34,7 +38,7 @@ def findings(driver: NodeFacts, nodes: Sequence[NodeFacts], *, run_dir: str, wan
     found = [_nodes(nodes)]
     if known:
         found += [_versions(driver, known), _gpus(known, wants_gpus=wants_gpus), *_room(known), _clocks(known)]
-        found.append(_storage([driver, *known], run_dir))
+        found += [_ports([driver, *known]), _storage([driver, *known], run_dir)]
     return found
 
 
@@ -113,6 +117,7 @@ def _room(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
     else:
         least = min(node.shm_free_bytes for node in nodes)
         yield Finding(grade="ok", what="shared memory", told=f"at least {least / 2**30:,.1f} GiB free on every node")
+    yield _store(nodes)
     full = [node for node in nodes if node.disk_free_bytes < MIN_DISK_BYTES]
     if full:
         told = _some(full, lambda node: f"{node.disk_free_bytes / 1e9:,.1f} GB free")
@@ -121,6 +126,41 @@ def _room(nodes: Sequence[NodeFacts]) -> Iterator[Finding]:
     else:
         least = min(node.disk_free_bytes for node in nodes)
         yield Finding(grade="ok", what="disk", told=f"at least {least / 1e9:,.0f} GB free on every node")
+
+
+def _store(nodes: Sequence[NodeFacts]) -> Finding:
+    what = "object store"
+    outside = [node for node in nodes if node.store_folder not in ("", SHM) or node.store_bytes > node.shm_bytes]
+    if outside:
+        told = _some(outside, lambda node: f"{node.store_bytes / 1e9:,.1f} GB in {node.store_folder or SHM}")
+        way_out = f"make {SHM} larger, or start Ray with a smaller --object-store-memory"
+        return Finding(grade="warn", what=what, told=f"{told}, as {SHM} is too small for it; {way_out}")
+    large = [node for node in nodes if node.store_bytes > MAX_STORE_PART * node.memory_bytes]
+    if large:
+        told = _some(large, lambda node: f"{node.store_bytes / node.memory_bytes:.0%} of the memory")
+        way_out = "start Ray with a smaller --object-store-memory"
+        return Finding(grade="warn", what=what, told=f"{told}, and engines need the rest; {way_out}")
+    sizes = [node.store_bytes / 1e9 for node in nodes]
+    part = max(node.store_bytes / max(1, node.memory_bytes) for node in nodes)
+    told = f"{min(sizes):,.1f} to {max(sizes):,.1f} GB in {SHM}, at most {part:.0%} of a node's memory"
+    return Finding(grade="ok", what=what, told=told)
+
+
+def _ports(nodes: Sequence[NodeFacts]) -> Finding:
+    """The first of the nodes is the driver's process."""
+    shut = [node for node in nodes if not all(node.ports.values())]
+    if not shut:
+        there = any(name.startswith(_TO_LOOK_AT[0]) for name in nodes[0].ports)
+        told = f"the head's answer every node, all nodes' answer here; {'the' if there else 'no'} dashboard"
+        return Finding(grade="ok", what="ports", told=told)
+    closed = {name for node in shut for name, is_open in node.ports.items() if not is_open}
+    told = _some(shut, lambda node: f"no {next(name for name, is_open in node.ports.items() if not is_open)}")
+    told += f", {len(closed)} ports in all" if len(closed) > 1 else ""
+    if all(name.startswith(_TO_LOOK_AT) for name in closed):
+        way_out = "let this machine reach it, or forward it, to submit jobs and to look at metrics"
+        return Finding(grade="warn", what="ports", told=f"{told}; {way_out}")
+    way_out = "let nodes reach each other on all ports of Ray (firewall, network policy, security group)"
+    return Finding(grade="fail", what="ports", told=f"{told}; {way_out}")
 
 
 def _clocks(nodes: Sequence[NodeFacts]) -> Finding:

@@ -3,28 +3,46 @@
 from difflib import get_close_matches
 
 from moaa_ray.core.gpus import gpu_type
-from moaa_ray.core.packing_gpus import Cluster, Node
+from moaa_ray.core.packing_gpus import Cluster, Labels, Node
 from moaa_ray.errors import ConfigError
 
 CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""
-_KEYS = ("gpus", "gpu", "cpus", "nodes")
+MAX_COUNT = 65_536
+"""GPUs, or nodes, that one part of a cluster's text may name: some times the largest clusters there are."""
+_KEYS = ("gpus", "gpu", "cpus", "nodes", "labels")
 
 
 def parse_cluster(text: str) -> Cluster:
-    """The cluster that "gpus=8,gpu=H100,cpus=64[,nodes=1]" describes; gpus and cpus are totals over all nodes.
+    """The cluster that "gpus=8,gpu=H100,cpus=64[,nodes=1][,labels=pool:big;zone:a]" describes, or several such by +.
 
-    nodes defaults to as many as GPUs of that type usually need (the last may hold fewer), cpus to 8 per GPU. Without
-    GPUs, "cpus=16" is enough. Raises ConfigError for unknown keys and types, with the nearest.
+    gpus and cpus are totals over all nodes of a part. nodes defaults to as many as GPUs of that type usually need (the
+    last may hold fewer), cpus to 8 per GPU. Without GPUs, "cpus=16" is enough. Where no part names labels, those of the
+    nodes are not known. Raises ConfigError for unknown keys and types, with the nearest.
     """
+    parts = [_fields(part) for part in text.split("+")]
+    is_labelled = any("labels" in fields for fields in parts)
+    return Cluster(nodes=tuple(node for fields in parts for node in _nodes(fields, is_labelled=is_labelled)))
+
+
+def _fields(part: str) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or key not in _KEYS or key in fields:
+    for field in part.split(","):
+        key, equals, value = (word.strip() for word in field.partition("="))
+        if not equals or key not in _KEYS:
             near = get_close_matches(key, _KEYS, n=1)
             hint = f"did you mean {near[0]}? " if near and key not in _KEYS else ""
-            raise ConfigError(f"cluster: {part.strip()!r} is not understood; {hint}Write e.g. gpus=8,gpu=H100,cpus=64")
+            raise ConfigError(f"cluster: {field.strip()!r} is not understood; {hint}Write e.g. gpus=8,gpu=H100,cpus=64")
+        if key in fields:
+            raise ConfigError(
+                f"cluster: {key} is named twice, as {fields[key]} and {value}; for nodes that differ join two "
+                "descriptions by +, e.g. gpus=8,gpu=H100 + gpus=8,gpu=L40S"
+            )
         fields[key] = value
+    return fields
+
+
+def _nodes(fields: dict[str, str], *, is_labelled: bool) -> tuple[Node, ...]:
     num_gpus, num_nodes = _count(fields, "gpus", 0), _count(fields, "nodes", 0)
     gpu = gpu_type(fields["gpu"]) if "gpu" in fields else None
     if num_gpus and gpu is None:
@@ -33,18 +51,35 @@ def parse_cluster(text: str) -> Cluster:
         raise ConfigError("cluster: neither GPUs nor CPUs; write e.g. gpus=8,gpu=H100,cpus=64 or cpus=16")
     num_cpus = _count(fields, "cpus", CPUS_PER_GPU * num_gpus)
     if num_nodes and num_gpus % num_nodes:
-        raise ConfigError(f"cluster: gpus={num_gpus} is not a multiple of nodes={num_nodes}; nodes hold equal numbers")
+        raise ConfigError(
+            f"cluster: gpus={num_gpus} is not a multiple of nodes={num_nodes}, and nodes of one description are equal; "
+            "join two by +"
+        )
+    labels = _labels(fields.get("labels", "")) if is_labelled else None
     if gpu is None or not num_gpus:
         num_nodes = num_nodes or 1
-        return Cluster(nodes=(Node(num_gpus=0, num_cpus=num_cpus / num_nodes),) * num_nodes)
+        return (Node(num_gpus=0, num_cpus=num_cpus / num_nodes, labels=labels),) * num_nodes
     size = num_gpus // num_nodes if num_nodes else min(num_gpus, gpu.gpus_per_node)
     sizes = [size] * (num_gpus // size) + [num_gpus % size] * (num_gpus % size > 0)
-    nodes = (Node(num_gpus=each, num_cpus=num_cpus * each / num_gpus, gpu=gpu.name) for each in sizes)
-    return Cluster(nodes=tuple(nodes))
+    return tuple(
+        Node(num_gpus=each, num_cpus=num_cpus * each / num_gpus, gpu=gpu.name, labels=labels) for each in sizes
+    )
+
+
+def _labels(text: str) -> Labels:
+    labels = set()
+    for pair in text.split(";") if text else []:
+        key, _, value = (word.strip() for word in pair.partition(":"))
+        if not key or not value:
+            raise ConfigError(f"cluster: labels={text}: {pair!r} has no value; write e.g. labels=pool:big;zone:a")
+        labels.add((key, value))
+    return frozenset(labels)
 
 
 def _count(fields: dict[str, str], key: str, default: int) -> int:
     value = fields.get(key, str(default))
     if not value.isdecimal() or (key in fields and key != "gpus" and int(value) == 0):
         raise ConfigError(f"cluster: {key}={value} is not a whole number above 0; write e.g. {key}=8")
+    if key != "cpus" and int(value) > MAX_COUNT:
+        raise ConfigError(f"cluster: {key}={value} is more than the {MAX_COUNT:,} that are planned for; lower it")
     return int(value)

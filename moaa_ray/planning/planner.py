@@ -1,8 +1,9 @@
 """From the passes of a stage and a cluster to its plan: pools, replicas, phases, tokens, time, cost.
 
 Reads config.json of local model folders and the built-in table of published shapes; no network, no Ray, no torch. How
-pools are built stands in pools.py, over how many GPUs a model is split in splitting.py, what one engine takes in
-pool_estimate.py, the search in core/planning.py, the text in text.py.
+pools are built stands in pools.py, over how many GPUs a model is split in splitting.py, on which types of them in
+gpu_types.py and searching.py, what one engine takes in pool_estimate.py, the search for replicas and phases in
+core/planning.py, the text in text.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,12 @@ from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.planning import Phase, Plan, plan_line
-from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.gpu_types import with_selectors
 from moaa_ray.planning.measured import Measurements, read_measurements
 from moaa_ray.planning.pool_estimate import PassLoad, engine_window
-from moaa_ray.planning.pools import StagePools, least_replicas, stage_pools
+from moaa_ray.planning.pools import StagePools, least_replicas, nodes_for, stage_pools, unchecked_labels
+from moaa_ray.planning.searching import Build, fastest_option
 from moaa_ray.planning.splitting import fastest_split, smallest_split
 from moaa_ray.recipe import Run
 from moaa_ray.settings.inference import InferenceConfig
@@ -107,7 +109,15 @@ def plan_stage(
             fixed_block_rows=None if size == "auto" else size,
         )
 
-    pools, line = _best(_options(asked, cluster, notes), lambda option: planned(option, cluster))
+    used = {p.engine: asked.recipe.models[p.engine] for p in asked.passes}
+    for name, model in used.items():
+        nodes_for(name, model, cluster)
+    notes += unchecked_labels(used, cluster)
+    cluster = with_selectors(cluster, used.values())
+    option, told = fastest_option(
+        used, cluster, build=_build(asked, cluster, notes), planned=lambda pools: planned(pools, cluster)
+    )
+    pools, line = option.pools, option.line
     pool_tokens = {name: row_turns * tokens for name, tokens in pools.row_tokens.items()}
     return StagePlan(
         stage=asked.stage,
@@ -120,12 +130,13 @@ def plan_stage(
         told=pools.told,
         cost_usd=_cost_usd(asked.recipe, pools.specs, pool_tokens, cluster.num_gpus * line.makespan_s / 3600),
         limit=_limit(line, cluster, lambda on: planned(pools, on)),
-        notes=(*dict.fromkeys([*notes, *pools.notes, *_copies(line)]),),
+        notes=(*dict.fromkeys([*notes, *told, *pools.notes, *_copies(line)]),),
     )
 
 
-def _options(asked: PlanInput, cluster: Cluster, notes: list[str]) -> list[StagePools]:
-    """The pools with models over the fewest GPUs that fit and, where it differs, over as many as is fastest per GPU."""
+def _build(asked: PlanInput, cluster: Cluster, notes: list[str]) -> Build:
+    """Makes the pools with models over the fewest GPUs that fit and, where it differs, over as many as is fastest per
+    GPU."""
     base_dir = Path(asked.base_dir)
     models = asked.recipe.models
     known = read_measurements(asked.recipe.plan.measured)
@@ -133,11 +144,15 @@ def _options(asked: PlanInput, cluster: Cluster, notes: list[str]) -> list[Stage
     loads, num_known = _measured_loads(asked, known, loads)
     if num_known:
         notes.append(f"The mean tokens of a call are as measured in {num_known} of {len(loads)} passes.")
-    options = [
-        stage_pools(asked.passes, models, loads, cluster=cluster, base_dir=base_dir, choose=choose, known=known)
-        for choose in (smallest_split, fastest_split)
-    ]
-    return options if options[0].models != options[1].models else options[:1]
+
+    def build(models: Mapping[str, Model]) -> list[StagePools]:
+        smallest, fastest = (
+            stage_pools(asked.passes, models, loads, cluster=cluster, base_dir=base_dir, choose=choose, known=known)
+            for choose in (smallest_split, fastest_split)
+        )
+        return [smallest, fastest] if smallest.models != fastest.models else [smallest]
+
+    return build
 
 
 def _measured_loads(
@@ -150,20 +165,6 @@ def _measured_loads(
         if means := known.passes.get((asked.stage, p.name, place)):
             found[p.name] = replace(loads[p.name], prompt_tokens=means[0], completion_tokens=means[1])
     return {**loads, **found}, len(found)
-
-
-def _best(options: Sequence[StagePools], planned: Callable[[StagePools], Plan]) -> tuple[StagePools, Plan]:
-    """The option with the shorter plan, the first of equals; its ConfigError where none fits on the cluster."""
-    lines: list[tuple[StagePools, Plan]] = []
-    refused: list[ConfigError] = []
-    for option in options:
-        try:
-            lines.append((option, planned(option)))
-        except ConfigError as error:
-            refused.append(error)
-    if not lines:
-        raise refused[0]
-    return min(lines, key=lambda pair: pair[1].makespan_s)
 
 
 def _cost_usd(recipe: Run, pools: Sequence[PoolSpec], tokens: dict[str, float], gpu_hours: float) -> float | None:

@@ -92,8 +92,11 @@ class EngineEstimate:
         return cpu_row_s(size, self.model.num_cpus, prompt_tokens=prompt_tokens, out_tokens=out_tokens)
 
 
-def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
-    """What is known of one engine of the model section `name`. Raises ConfigError when it cannot fit into its GPUs."""
+def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, num_gpus: int, base_dir: Path) -> EngineEstimate:
+    """What is known of one engine of the model section `name`. Raises ConfigError when it cannot fit into its GPUs.
+
+    num_gpus: those of the nodes on which it may stand.
+    """
     if isinstance(model, FakeModel):
         return EngineEstimate(model=model, load_s=model.start_s, basis="the recipe's tokens_per_s")
     if isinstance(model, OpenaiModel):
@@ -103,7 +106,7 @@ def estimate_engine(name: str, model: Model, *, gpu: GpuType | None, base_dir: P
     if isinstance(model, RuleModel):
         note = f"{name}: calls of {model.function} are assumed to take no time."
         return EngineEstimate(model=model, load_s=0.0, notes=(note,))
-    return _loaded(name, model, gpu=gpu, base_dir=base_dir)
+    return _loaded(name, model, gpu=gpu, num_gpus=num_gpus, base_dir=base_dir)
 
 
 def with_measured(name: str, estimate: EngineEstimate, measured: Measured | None) -> EngineEstimate:
@@ -129,7 +132,9 @@ def with_measured(name: str, estimate: EngineEstimate, measured: Measured | None
     )
 
 
-def _loaded(name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | None, base_dir: Path) -> EngineEstimate:
+def _loaded(
+    name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | None, num_gpus: int, base_dir: Path
+) -> EngineEstimate:
     """An engine that loads weights."""
     is_on_gpu = uses_gpu(model, gpu)
     shape = shape_of_model(model.model, base_dir, writes_tokens=not isinstance(model, ClassifierModel))
@@ -143,8 +148,10 @@ def _loaded(name: str, model: VllmModel | ClassifierModel, *, gpu: GpuType | Non
         return EngineEstimate(model=model, load_s=UNKNOWN_LOAD_S, is_on_gpu=is_on_gpu, gpu=gpu, notes=(note,))
     speed = f"Speed on CPUs: {CPU_FLOPS / 1e9:g} GFLOP/s and {CPU_BANDWIDTH / 1e9:g} GB/s per CPU slot are assumed."
     if is_on_gpu and gpu is not None:
-        check = check_memory if isinstance(model, VllmModel) else _check_weights
-        check(name, size, gpu)
+        if isinstance(model, VllmModel):
+            check_memory(name, size, gpu, most=num_gpus)
+        else:
+            _check_weights(name, size, gpu)
         speed = f"Speed on GPUs: {EFFICIENCY:.0%} of the roofline of model and GPU is assumed."
     load = f"Loading: {DISK_BYTES_PER_S / 1e9:g} GB/s per node and {START_S:g} s per engine are assumed."
     return EngineEstimate(

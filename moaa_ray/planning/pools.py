@@ -11,10 +11,11 @@ from moaa_ray.core.packing_gpus import Cluster, Labels
 from moaa_ray.core.passes import Pass
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import with_absolute_paths
+from moaa_ray.planning.gpu_types import TYPE_LABEL
 from moaa_ray.planning.measured import Measurements, setup_of
 from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine, with_measured
 from moaa_ray.planning.splitting import Choose, split_model, split_words
-from moaa_ray.settings.models import Model, ReplicaRange
+from moaa_ray.settings.models import Model, ReplicaRange, VllmModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,21 @@ def stage_pools(
     notes: list[str] = []
     for name in dict.fromkeys(p.engine for p in passes):
         own = [loads[p.name] for p in passes if p.engine == name]
-        there = nodes_for(name, models[name], cluster, notes)
+        there = nodes_for(name, models[name], cluster)
         gpu = weakest_gpu(there, notes)
-        chosen[name] = split_model(
-            name, models[name], gpu=gpu, cluster=there, loads=own, base_dir=base_dir, choose=choose
-        )
-        estimate = estimate_engine(name, chosen[name], gpu=gpu, base_dir=base_dir)
+        try:
+            chosen[name] = split_model(
+                name, models[name], gpu=gpu, cluster=there, loads=own, base_dir=base_dir, choose=choose
+            )
+            estimate = estimate_engine(name, chosen[name], gpu=gpu, num_gpus=there.num_gpus, base_dir=base_dir)
+        except ConfigError as error:
+            if len(types := {node.gpu or "not told" for node in there.nodes if node.num_gpus}) < 2:
+                raise
+            raise ConfigError(
+                f"{error}. The smallest of several GPU types ({', '.join(sorted(types))}) counts; give the nodes with "
+                f"others a label, and name it under models.{name}.node_labels"
+            ) from error
+        notes.extend(_between_nodes(name, estimate, there))
         setup = setup_of(with_absolute_paths(chosen[name], base_dir), there if estimate.is_on_gpu else None)
         estimates[name] = with_measured(name, estimate, known.of(setup))
     specs, row_tokens, told = [], {}, {}
@@ -74,7 +84,9 @@ def stage_pools(
         row_tokens[spec.name] = sum(
             load.num_requests * (load.prompt_tokens + load.completion_tokens) for _, load in here
         )
-        told[spec.name] = "; ".join([*([spec.shape] if spec.shape else []), f"speed: {estimate.basis}"])
+        kept = chosen[engine].node_labels.get(TYPE_LABEL, "")
+        words = [spec.shape, f"only on {kept}" if kept else "", f"speed: {estimate.basis}"]
+        told[spec.name] = "; ".join(filter(None, words))
     return StagePools(models=chosen, specs=tuple(specs), row_tokens=row_tokens, told=told, notes=tuple(notes))
 
 
@@ -102,12 +114,35 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
     )
 
 
+def _between_nodes(name: str, estimate: EngineEstimate, there: Cluster) -> list[str]:
+    """A sentence where every layer of an engine is split over several nodes."""
+    model, size = estimate.model, there.largest_node
+    if not isinstance(model, VllmModel) or not estimate.is_on_gpu or model.split[0] <= size:
+        return []
+    return [
+        f"{name}: tensor_parallel {model.split[0]} is more than a node's {size} GPU{'s' * (size != 1)}, so every "
+        f"layer waits for the network, which the planned speed leaves out; pipeline_parallel over the nodes, "
+        f"with tensor_parallel of at most {size}, does not."
+    ]
+
+
 def labels_of(model: Model) -> Labels:
     """The labels that its engines want of a node."""
     return frozenset(model.node_labels.items())
 
 
-def nodes_for(name: str, model: Model, cluster: Cluster, notes: list[str]) -> Cluster:
+def unchecked_labels(models: Mapping[str, Model], cluster: Cluster) -> list[str]:
+    """Sentences on the models whose labels the cluster's nodes may have or not."""
+    if all(node.labels is not None for node in cluster.nodes):
+        return []
+    return [
+        f"models.{name}.node_labels is not checked: the labels of this cluster's nodes are not known here."
+        for name, model in models.items()
+        if labels_of(model)
+    ]
+
+
+def nodes_for(name: str, model: Model, cluster: Cluster) -> Cluster:
     """The nodes on which engines of the model section `name` may stand.
 
     Raises ConfigError where none has its labels, or none has the GPUs that its `device` asks for.
@@ -122,10 +157,6 @@ def nodes_for(name: str, model: Model, cluster: Cluster, notes: list[str]) -> Cl
         raise ConfigError(
             f"models.{name}.node_labels = {dict(sorted(wanted))}: no node has all of them; labels of the "
             f"{len(cluster.nodes)} nodes are {told}. Correct them, or start nodes with these labels"
-        )
-    if wanted and any(node.labels is None for node in there.nodes):
-        notes.append(
-            f"models.{name}.node_labels is not checked: the labels of this cluster's nodes are not known here."
         )
     if getattr(model, "device", "cpu") == "gpu" and not there.num_gpus:  # engines without weights have no device
         where = "the nodes with its node_labels have" if wanted else "the cluster has"
@@ -151,7 +182,10 @@ def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
             )
             known.append(GPU_TYPES["A100-80G"])
     if len(names) > 1:
-        notes.append(f"Several GPU types ({', '.join(sorted(names))}): every engine is planned as on the smallest.")
+        notes.append(
+            f"Several GPU types ({', '.join(sorted(names))}): what may stand on all of them is planned as on the "
+            "smallest; models.NAME.node_labels can keep a model to some."
+        )
     return min(known, key=lambda gpu: (gpu.memory_bytes, gpu.bf16_flops))
 
 

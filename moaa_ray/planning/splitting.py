@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moaa_ray.core.gpus import GpuType
 from moaa_ray.core.packing_gpus import Cluster
-from moaa_ray.core.splitting import fastest, fitting, over_nodes
+from moaa_ray.core.splitting import check_degree, fastest, fitting, over_nodes
 from moaa_ray.core.throughput import EngineSize, check_memory, gpu_row_s
 from moaa_ray.planning.pool_estimate import PassLoad, engine_size, shape_of_model, uses_gpu
 from moaa_ray.settings.models import Model, VllmModel
@@ -48,9 +48,11 @@ def split_model(
     """
     if not isinstance(model, VllmModel):
         return model
-    if model.tensor_parallel != "auto":
-        return _with(model, *model.split)
     shape = shape_of_model(model.model, base_dir)
+    if model.tensor_parallel != "auto":
+        if shape:
+            check_degree(name, model.tensor_parallel, shape)
+        return _with(model, *model.split)
     is_on_gpu = uses_gpu(model, gpu)
     size = engine_size(model, shape, base_dir, is_on_gpu=is_on_gpu) if shape else None
     if not is_on_gpu or gpu is None or size is None:
@@ -61,7 +63,7 @@ def split_model(
     if model.pipeline_parallel == "auto":
         whole = over_nodes(name, size, gpu, cluster)
         return _with(model, whole.tensor_parallel, whole.num_gpus // whole.tensor_parallel)
-    check_memory(name, size, gpu)
+    check_memory(name, size, gpu, most=cluster.num_gpus)
     return _with(model, 1, pipeline)
 
 

@@ -50,7 +50,7 @@ def wanted_gpus(offer: Offer) -> dict[str, int]:
 def check_gpus(offer: Offer, on_gpu: Mapping[str, bool], cluster: Cluster) -> None:
     """Raise ConfigError where the engines want nodes that are not there: Serve would wait for them for ever."""
     for name, model in offer.engines.items():
-        nodes_for(name, model, cluster, [])
+        nodes_for(name, model, cluster)
     wanted = {name: num for name, num in wanted_gpus(offer).items() if on_gpu[name]}
     if sum(wanted.values()) > cluster.num_gpus:
         terms = " + ".join(f"{num} ({name})" for name, num in wanted.items())

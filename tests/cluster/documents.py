@@ -109,7 +109,10 @@ def _assembled(folder: Path) -> list[dict[str, Any]]:
             for operation in yaml.safe_load(patch["patch"]):
                 for document in _chosen(found, patch["target"]):
                     *place, last = operation["path"].split("/")[1:]
-                    _at(document, place)[last] = operation["value"]
+                    if last == "-":
+                        _at(document, place).append(copy.deepcopy(operation["value"]))
+                    else:
+                        _at(document, place)[last] = copy.deepcopy(operation["value"])
         for replacement in component.get("replacements", []):
             _replace(found, replacement)
     return found
@@ -135,9 +138,9 @@ def _chosen(documents: list[dict[str, Any]], target: dict[str, str]) -> list[dic
     return [d for d in documents if (d["apiVersion"], d["kind"]) == (api, target["kind"])]
 
 
-def _at(document: dict[str, Any], place: list[str]) -> dict[str, Any]:
+def _at(document: Any, place: list[str]) -> Any:
     for name in place:
-        document = document.setdefault(name, {})
+        document = document[int(name)] if isinstance(document, list) else document.setdefault(name, {})
     return document
 
 

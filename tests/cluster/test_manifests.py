@@ -107,7 +107,7 @@ def test_images_are_named_by_digest_or_built_on_the_spot():
     for path in KUSTOMIZATIONS:
         for image in yaml.safe_load(path.read_text(encoding="utf-8")).get("images", []):
             images[path.parent.name] = image
-    assert images.keys() == {"dev", "cpu", "gpu", "kind", "serve"}
+    assert images.keys() == {"dev", "cpu", "gpu", "gpu-per-model", "kind", "serve"}
     assert images.pop("kind")["newTag"] == "cpu"  # a target of cluster/Dockerfile
     for image in images.values():
         assert "newTag" not in image
@@ -208,7 +208,8 @@ def test_pods_pass_the_restricted_standard_of_kubernetes(pod):
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert context["readOnlyRootFilesystem"] is True
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
-    allowed = {"name", "emptyDir"} | ({"persistentVolumeClaim"} if "moaa-llama" not in pod.name else set())
+    has_bucket = pod.document["metadata"]["name"] in ("moaa-llama", "moaa-pools")
+    allowed = {"name", "emptyDir"} | (set() if has_bucket else {"persistentVolumeClaim"})
     allowed |= {"secret"} if pod.document["kind"] == "RayService" else set()
     assert {key for v in pod.spec["volumes"] for key in v} == allowed
     (namespace,) = of_kind("Namespace")
@@ -226,11 +227,12 @@ def test_a_read_only_root_leaves_somewhere_to_write(pod):
 @every_pod
 def test_pods_hold_no_token_of_kubernetes_and_ray_asks_for_its_own(pod):
     assert pod.spec["automountServiceAccountToken"] is False
-    assert "enableInTreeAutoscaling" not in ray_spec(pod.document)  # it needs that token
+    assert "enableInTreeAutoscaling" not in ray_spec(pod.document)  # it needs that token; see the component
     assert ray_spec(pod.document)["authOptions"] == {"mode": "token"}
-    (account,) = of_kind("ServiceAccount")
-    assert account["metadata"]["name"] == pod.spec["serviceAccountName"]
-    assert account["automountServiceAccountToken"] is False
+    accounts = {account["metadata"]["name"]: account for account in of_kind("ServiceAccount")}
+    assert accounts.keys() == {"moaa", "moaa-autoscaler"}
+    assert pod.spec["serviceAccountName"] == "moaa"
+    assert not any(account["automountServiceAccountToken"] for account in accounts.values())
     assert not of_kind("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 
 
@@ -287,11 +289,13 @@ def test_pods_reach_the_world_by_tls_alone_and_never_the_metadata_service():
     outside = [
         rule for rule in policy["spec"]["egress"] if any("ipBlock" in peer for peer in rule.get("to", [{"ipBlock": 0}]))
     ]
+    dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     assert outside == [
+        {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": dns},  # NodeLocal DNSCache
         {
             "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}],
             "ports": [{"protocol": "TCP", "port": 443}],
-        }
+        },
     ]
 
 

@@ -50,7 +50,7 @@ def test_few_open_requests_leave_the_weights_to_be_read_for_few():
 def test_a_70b_in_16_bits_is_refused_on_one_80_gb_gpu_with_the_sum_and_the_way_out():
     """141.1 GB + 327,680 x 8,192 = 2.7 GB; one GPU has 80 x 0.92 - 2 = 71.6 GB, two 143.2, so four."""
     with pytest.raises(ConfigError) as refused:
-        check_memory("big", engine("meta-llama/Llama-3.1-70B-Instruct"), gpu_type("H100"))
+        check_memory("big", engine("meta-llama/Llama-3.1-70B-Instruct"), gpu_type("H100"), most=4)
     text = str(refused.value)
     assert "models.big: 141.1 GB of weights + 2.7 GB of KV cache" in text
     assert "= 143.8 GB, but 1 x H100 have 71.6 GB" in text
@@ -58,13 +58,23 @@ def test_a_70b_in_16_bits_is_refused_on_one_80_gb_gpu_with_the_sum_and_the_way_o
 
 
 def test_the_same_70b_fits_on_two_in_fp8():
-    check_memory("big", engine("meta-llama/Llama-3.1-70B-Instruct", bytes_per_weight=1.0, num_gpus=2), gpu_type("H100"))
+    engine_of_two = engine("meta-llama/Llama-3.1-70B-Instruct", bytes_per_weight=1.0, num_gpus=2)
+    check_memory("big", engine_of_two, gpu_type("H100"), most=2)
 
 
 def test_a_model_larger_than_a_node_is_told_to_use_pipeline_parallelism():
     """281 GB on T4s of 16 x 0.92 - 2 = 12.7 GB: 23 of them, so 32: 4 per node and 8 nodes."""
     with pytest.raises(ConfigError, match="tensor_parallel: 4 and pipeline_parallel: 8"):
-        check_memory("moe", engine("alpindale/WizardLM-2-8x22B"), gpu_type("T4"))
+        check_memory("moe", engine("alpindale/WizardLM-2-8x22B"), gpu_type("T4"), most=32)
+
+
+def test_a_model_larger_than_the_cluster_is_not_told_to_use_more_gpus_than_there_are():
+    """143.8 GB on L4s of 24 x 0.92 - 2 = 20.1 GB: 8 of them."""
+    with pytest.raises(
+        ConfigError, match="8 of them would hold it, and there is 1: add nodes or use others"
+    ) as refused:
+        check_memory("big", engine("meta-llama/Llama-3.1-70B-Instruct", num_gpus=4), gpu_type("L4"), most=1)
+    assert "set tensor_parallel" not in str(refused.value)
 
 
 def test_fp8_needs_a_gpu_that_computes_in_it_to_be_faster_at_prefill():

@@ -22,12 +22,13 @@ mixture: {{layers: [{{proposers: [{{model: a}}]}}], aggregator: {{model: big}}}}
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(tmp_path_factory):
     from ray.cluster_utils import Cluster
 
+    spilled = tmp_path_factory.mktemp("spilled")
     node = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    cluster.add_node(num_cpus=1, object_store_memory=10**8, object_spilling_directory=str(spilled))
     yield cluster.address
     cluster.shutdown()
 
@@ -46,6 +47,8 @@ def test_every_node_answers_and_leaves_nothing_behind(address, tmp_path):
     code, text = doctor(tmp_path, address, device="cpu")
     assert code == 0, text
     assert "nodes          2 that work" in text
+    assert "object store   0.1 to 0.1 GB in /dev/shm, at most" in text
+    assert "ports          the head's answer every node, all nodes' answer here; no dashboard" in text
     assert f"{tmp_path}/run can be read and written from every node" in text
     assert not (tmp_path / "run" / "doctor").exists()
 

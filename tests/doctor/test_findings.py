@@ -1,5 +1,10 @@
 """`moaa doctor`: what the facts of nodes come to, and one examination of a real cluster of two nodes."""
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +21,11 @@ WELL = NodeFacts(
     gpus=("NVIDIA H100",) * 8,
     shm_bytes=64 * GIB,
     shm_free_bytes=60 * GIB,
+    memory_bytes=1000 * 10**9,
+    store_bytes=60 * 10**9,
+    store_folder="/dev/shm",
     disk_free_bytes=10**12,
+    ports={"GCS of the head (10.0.0.1:6379)": True, "dashboard and job server (127.0.0.1:8265)": True},
 )
 
 
@@ -29,7 +38,11 @@ def found(*nodes: NodeFacts, driver: NodeFacts = WELL, run_dir: str = "s3://b/ru
 def test_a_cluster_that_is_well_says_what_it_has():
     told = found(WELL, replace(WELL, name="b"))
     assert {grade for grade, _ in told.values()} == {"ok"}
-    assert list(told) == ["nodes", "versions", "GPUs", "shared memory", "disk", "clocks", "storage"]
+    assert list(told) == [
+        "nodes", "versions", "GPUs", "shared memory", "object store", "disk", "clocks", "ports", "storage",
+    ]  # fmt: skip
+    assert told["object store"][1] == "60.0 to 60.0 GB in /dev/shm, at most 6% of a node's memory"
+    assert told["ports"][1] == "the head's answer every node, all nodes' answer here; the dashboard"
     assert told["GPUs"][1] == "16 x NVIDIA H100 on 2 nodes"
 
 
@@ -40,7 +53,32 @@ def test_a_cluster_that_is_well_says_what_it_has():
         ({"versions": {"python": "3.11", "ray": "2.60.0"}}, "versions", "fail", "but not installed on b"),
         ({"gpus": ()}, "GPUs", "fail", "8 in Ray and 0 in nvidia-smi on b"),
         ({"num_gpus": 0}, "GPUs", "fail", "0 in Ray and 8 in nvidia-smi on b"),
-        ({"shm_bytes": 64 * 2**20}, "shared memory", "warn", "64 MiB on b, under 2 GiB; give containers --shm-size"),
+        (
+            {"shm_bytes": 64 * 2**20, "store_bytes": 2**20},
+            "shared memory",
+            "warn",
+            "64 MiB on b, under 2 GiB; give containers --shm-size",
+        ),
+        (
+            {"store_folder": "/tmp"},
+            "object store",
+            "warn",
+            "60.0 GB in /tmp on b, as /dev/shm is too small for it; make /dev/shm larger, or",
+        ),
+        ({"store_bytes": 70 * 10**9}, "object store", "warn", "70.0 GB in /dev/shm on b, as /dev/shm is too small"),
+        ({"memory_bytes": 100 * 10**9}, "object store", "warn", "60% of the memory on b, and engines need the rest"),
+        (
+            {"ports": {"GCS of the head (10.0.0.1:6379)": False}},
+            "ports",
+            "fail",
+            "no GCS of the head (10.0.0.1:6379) on b; let nodes reach each other on all ports of Ray",
+        ),
+        (
+            {"ports": {"metrics of c (10.0.0.3:1)": False, "dashboard and job server (h:8265)": False}},
+            "ports",
+            "warn",
+            "no metrics of c (10.0.0.3:1) on b, 2 ports in all; let this machine reach it",
+        ),
         ({"disk_free_bytes": 10**9}, "disk", "warn", "1.0 GB free on b, under 20 GB"),
         ({"clock_s": -90.0}, "clocks", "warn", "-90 s on b from here"),
         ({"storage_error": "PermissionError: no"}, "storage", "fail", "s3://b/run: PermissionError: no on b; use a"),
@@ -52,6 +90,34 @@ def test_what_is_wrong_with_one_node_is_told_with_its_name_and_the_way_out(field
     assert seen[what][0] == grade
     assert told in seen[what][1]
     assert [name for name, (graded, _) in seen.items() if graded != "ok"] == [what]
+
+
+def test_the_disk_is_that_of_the_session_and_of_what_is_spilled(tmp_path, monkeypatch):
+    """A task's parent is the raylet, whose command line names the folders; here it is a stand-in of this process."""
+    script = tmp_path / "raylet.py"
+    script.write_text(
+        "from moaa_ray.doctor.facts import collect\nimport os, sys\n"
+        "pid = os.fork()\nif pid == 0:\n    facts = collect('a')\n"
+        "    print(facts.store_folder, facts.disk_free_bytes)\n"
+        "else:\n    os.waitpid(pid, 0)\n"
+    )
+    command = [sys.executable, str(script), "--plasma_directory=/tmp", f"--session_dir={tmp_path}"]
+    other = shutil.disk_usage("/dev/shm").free
+    told = subprocess.run(
+        [*command, "--fallback_directory=/dev/shm"], capture_output=True, text=True, check=True
+    ).stdout
+    folder, free = told.split()
+    assert folder == "/tmp"
+    assert int(free) == pytest.approx(min(other, shutil.disk_usage(tmp_path).free), rel=0.05)
+
+
+def test_a_node_connects_to_ports_and_tells_its_memory():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        ports = collect("a", ports={"open": ("127.0.0.1", port)}).ports
+    facts = collect("a", ports={"shut": ("127.0.0.1", port)}, store_bytes=7)
+    assert (ports, facts.ports, facts.store_bytes) == ({"open": True}, {"shut": False}, 7)
+    assert 2**20 < facts.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_gpus_are_missed_only_by_a_recipe_that_wants_them():

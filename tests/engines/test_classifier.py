@@ -423,7 +423,7 @@ def test_a_pass_is_planned_as_one_reading_of_the_conversation(tmp_path):
         intermediate_size=128, max_position_embeddings=512, tie_word_embeddings=False,
     )  # fmt: skip
     model = ClassifierModel(engine="classifier", model="./m")
-    estimate = estimate_engine("rm", model, gpu=None, base_dir=tmp_path)
+    estimate = estimate_engine("rm", model, gpu=None, num_gpus=0, base_dir=tmp_path)
     assert estimate.completion_s(101, 0) == pytest.approx(22_533_504 / 50e9 / 0.45)
     assert estimate.completion_s(101, 600) == estimate.completion_s(101, 0)
     assert estimate.load_s == pytest.approx(30 + 98_624 * 2 / 1e9)
@@ -438,8 +438,8 @@ def test_weights_that_do_not_fit_one_gpu_are_refused(tmp_path):
     )  # fmt: skip
     model = ClassifierModel(engine="classifier", model="./m")
     with pytest.raises(ConfigError, match=r"models.rm: 15\.0 GB of weights, but .* a T4 has 14\.0 GB for them"):
-        estimate_engine("rm", model, gpu=gpu_type("T4"), base_dir=tmp_path)
-    estimate = estimate_engine("rm", model, gpu=gpu_type("H100"), base_dir=tmp_path)
+        estimate_engine("rm", model, gpu=gpu_type("T4"), num_gpus=1, base_dir=tmp_path)
+    estimate = estimate_engine("rm", model, gpu=gpu_type("H100"), num_gpus=1, base_dir=tmp_path)
     assert (estimate.is_on_gpu, model.num_gpus) == (True, 1)
     assert estimate.completion_s(1000, 0) > 0
 

@@ -6,6 +6,7 @@ from moaa_ray.core.packing_gpus import Cluster, Node
 from moaa_ray.generation.placing import line_pools
 from moaa_ray.lines.mixture import mixture_passes, plan_generate, plan_input
 from moaa_ray.loading import load_recipe
+from moaa_ray.planning.gpu_types import TYPE_LABEL
 
 RECIPE = """
 name: run
@@ -62,3 +63,40 @@ def test_the_workers_stand_on_nodes_with_the_labels_that_the_model_wants(tmp_pat
     plan = plan_generate(recipe, Cluster(nodes=nodes), 100)
     hosted, pool = line_pools(plan_input(recipe), plan, plan.phases[0], mixture_passes(recipe))
     assert (hosted.node_labels, pool.node_labels) == ({}, {"pool": "big"})
+
+
+MIXED = tuple(
+    Node(num_gpus=8, num_cpus=64, gpu=gpu, labels=frozenset({("ray.io/accelerator-type", gpu)}))
+    for gpu in ("H200", "L4")
+)
+
+
+def test_the_workers_are_kept_to_the_gpu_types_that_the_plan_has_chosen(tmp_path: Path):
+    model = "{engine: vllm, model: meta-llama/Llama-3.1-70B-Instruct, context_window: 8192}"
+    text = RECIPE.format(replicas=1).replace("{engine: fake}", model)
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    plan = plan_generate(recipe, Cluster(nodes=MIXED), 10_000)
+    hosted, pool = line_pools(plan_input(recipe), plan, plan.phases[-1], mixture_passes(recipe))
+    assert (hosted.node_labels, pool.node_labels) == ({}, {TYPE_LABEL: "H200"})
+    assert pool.setup["gpu"] == "H200"
+    assert not pool.spans_nodes
+
+
+@pytest.mark.slow
+def test_ray_keeps_to_the_gpu_types_that_a_plan_asks_for():
+    import ray
+    from ray.cluster_utils import Cluster as RayCluster
+
+    cluster = RayCluster()
+    small = {"num_cpus": 1, "object_store_memory": 10**8}
+    nodes = {gpu: cluster.add_node(**small, labels={TYPE_LABEL: gpu}).node_id for gpu in ("L4", "H100", "H200")}
+    try:
+        with ray.init(cluster.address):
+            where = ray.remote(num_cpus=0)(lambda: ray.get_runtime_context().get_node_id())
+            asked = {s: where.options(label_selector={TYPE_LABEL: s}) for s in ("H200", "in(H100,H200)")}  # pyright: ignore
+            found = {s: set(ray.get([task.remote() for _ in range(8)], timeout=60)) for s, task in asked.items()}
+    finally:
+        cluster.shutdown()
+    assert found["H200"] == {nodes["H200"]}
+    assert found["in(H100,H200)"] <= {nodes["H100"], nodes["H200"]}

@@ -151,6 +151,15 @@ def test_a_cluster_is_read_from_one_line():
     assert [(node.num_gpus, node.num_cpus) for node in parse_cluster("cpus=16,nodes=2").nodes] == [(0, 8), (0, 8)]
 
 
+def test_a_cluster_of_unequal_nodes_is_joined_by_plus():
+    cluster = parse_cluster("gpus=1,gpu=H200,cpus=16,labels=pool:big;zone:a + gpus=2,gpu=L40S,cpus=32,nodes=2 + cpus=4")
+    assert [(node.num_gpus, node.num_cpus, node.gpu) for node in cluster.nodes] == [
+        (1, 16, "H200"), (1, 16, "L40S"), (1, 16, "L40S"), (0, 4, ""),
+    ]  # fmt: skip
+    assert [node.labels for node in cluster.nodes] == [{("pool", "big"), ("zone", "a")}, set(), set(), set()]
+    assert {node.labels for node in parse_cluster("gpus=1,gpu=H200 + gpus=1,gpu=L4").nodes} == {None}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -161,6 +170,15 @@ def test_a_cluster_is_read_from_one_line():
         ("gpus=9,gpu=H100,nodes=2", "gpus=9 is not a multiple of nodes=2"),
         ("nodes=2", "neither GPUs nor CPUs"),
         ("cpus=0", "cpus=0 is not a whole number above 0"),
+        (
+            "gpus=8,gpu=H100,gpu=L4",
+            "gpu is named twice, as H100 and L4; for nodes that differ join two",
+        ),
+        ("gpus=8,gpu=H100 + gpus=x,gpu=L4", "gpus=x is not a whole number"),
+        ("gpus=8,gpu=H100 +", "'' is not understood"),
+        ("gpus=100000000,gpu=H100", "gpus=100000000 is more than the 65,536 that are planned for"),
+        ("cpus=8,nodes=100000000", "nodes=100000000 is more than the 65,536"),
+        ("cpus=8,labels=big", "labels=big: 'big' has no value; write e.g. labels=pool:big"),
     ],
 )
 def test_a_cluster_that_cannot_be_read_is_refused(text, message):

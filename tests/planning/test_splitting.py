@@ -62,11 +62,42 @@ def test_an_explicit_number_that_is_too_small_is_refused_with_the_one_that_fits(
         planned({**BIG, "tensor_parallel": 2}, parse_cluster("gpus=8,gpu=H100"))
 
 
-def test_every_engine_must_fit_on_the_weakest_type():
+@pytest.mark.parametrize(("degree", "cluster"), [(3, "gpus=3,gpu=H200"), (6, "cpus=64")])
+def test_an_explicit_number_that_does_not_divide_the_heads_is_refused_with_those_that_do(degree, cluster):
+    """64 heads, 8 KV heads, a width of 28,672 = 2^12 x 7."""
+    with pytest.raises(ConfigError) as refused:
+        planned({**BIG, "tensor_parallel": degree}, parse_cluster(cluster))
+    text = str(refused.value)
+    assert text.startswith(f"models.m.tensor_parallel = {degree}: every GPU gets as many of the 64 attention heads")
+    assert f"which {degree} does not divide; take one of 1, 2, 4{', 8' * (degree == 6)}, or auto" in text
+
+
+def test_layers_that_are_split_between_nodes_are_said_to_wait_for_the_network():
+    one_a_node = planned({**BIG, "tensor_parallel": 16}, parse_cluster("gpus=16,gpu=H100,nodes=16"))
+    (note,) = (note for note in one_a_node.notes if "network" in note)
+    assert note.startswith("m: tensor_parallel 16 is more than a node's 1 GPU, so every layer waits")
+    assert "pipeline_parallel over the nodes, with tensor_parallel of at most 1" in note
+    on_one = planned({**BIG, "tensor_parallel": 8}, parse_cluster("gpus=16,gpu=H100"))
+    assert not any("network" in note for note in on_one.notes)
+
+
+def test_a_number_that_is_too_small_for_a_cluster_that_has_no_more_says_what_it_lacks():
+    with pytest.raises(ConfigError, match="8 of them would hold it, and there is 1: add nodes"):
+        planned({**BIG, "tensor_parallel": 4}, parse_cluster("gpus=1,gpu=L4"))
+
+
+def test_where_nodes_cannot_be_told_apart_every_engine_must_fit_on_the_weakest_type():
     mixed = Cluster(
-        nodes=(Node(num_gpus=8, num_cpus=64, gpu="H200"), Node(num_gpus=8, num_cpus=64, gpu="A100-80G")),
+        nodes=tuple(Node(num_gpus=8, num_cpus=64, gpu=gpu, labels=frozenset()) for gpu in ("H200", "A100-80G"))
     )
     assert split(planned(BIG, mixed)) == (4, 1)
+    with pytest.raises(ConfigError) as refused:
+        planned({**BIG, "tensor_parallel": 2}, mixed)
+    assert "but 2 x A100-80G have 143.2 GB" in str(refused.value)
+    assert (
+        "The smallest of several GPU types (A100-80G, H200) counts; give the nodes with others a label, and name"
+        in (str(refused.value))
+    )
 
 
 def test_the_smallest_split_is_taken_where_the_faster_one_does_not_fit_with_the_others():
