@@ -44,9 +44,9 @@ def test_a_card_of_sft_names_the_student_and_the_manifest_of_its_data(tmp_path):
     student = model_folder(tmp_path / "student")
     publish_sft(tmp_path)
     text = card(tmp_path, "sft")
-    manifest = hashlib.sha256((tmp_path / "run/sft/manifest.json").read_bytes()).hexdigest()
+    manifest = hashlib.sha256((tmp_path / "run/sft/_manifest.json").read_bytes()).hexdigest()
     assert f"* started from: `{student}`, hash of its files `{digest_of_model(str(student))}`\n" in text
-    assert f"* data: `{tmp_path}/run/sft`, SHA-256 of its manifest.json `{manifest}`\n" in text
+    assert f"* data: `{tmp_path}/run/sft`, SHA-256 of its _manifest.json `{manifest}`\n" in text
     assert 'base_model: "./student"' in text
 
 
