@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from moaa_ray.core.packing_gpus import Cluster, Demand, Node, place
 from moaa_ray.generation.pool import Pool
+from moaa_ray.planning.gpu_types import with_selectors
 
 _NODE_ID = "ray.io/node-id"
 """A label that every node has for itself; nodes that differ in nothing else are alike to the planner."""
@@ -108,7 +109,7 @@ def _nodes_of(pools: Sequence[Pool], groups: Sequence[PlacementGroup]) -> list[l
         for key, node in nodes.items()
     }
     demands = [_demand(pool) for pool in pools]
-    placed = place(demands, Cluster(nodes=tuple(free.values())))
+    placed = place(demands, with_selectors(Cluster(nodes=tuple(free.values())), ()))
     ids = list(free)
     return nothing if placed is None else [[ids[number] for number in where] for where in placed]
 

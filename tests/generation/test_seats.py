@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
+from moaa_ray.core.packing_gpus import Node
 from moaa_ray.core.passes import StageWork
 from moaa_ray.core.turns import close_turn
 from moaa_ray.data import commit, schemas
@@ -20,6 +21,7 @@ from moaa_ray.generation.line import Line, run_line, start_coordinator
 from moaa_ray.generation.pool import Pool
 from moaa_ray.generation.seats import seats
 from moaa_ray.generation.worker import PoolWork
+from moaa_ray.planning.gpu_types import TYPE_LABEL
 from moaa_ray.settings.models import FakeModel
 from moaa_ray.types import Message, Row, Sampling
 from tests.cluster import nodes
@@ -94,6 +96,32 @@ def two_nodes():
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
+
+
+def node(num_gpus: int, gpu: str) -> Node:
+    return Node(num_gpus=num_gpus, num_cpus=16, gpu=gpu, labels=frozenset({(TYPE_LABEL, gpu)}))
+
+
+def test_engines_that_keep_to_gpu_types_sit_on_nodes_of_these(monkeypatch):
+    """Written as Ray is asked for them: one type, or one of several."""
+    weak, middle, strong = ids = [digit * 56 for digit in "abc"]
+    there = dict(zip(ids, [node(8, "L4"), node(4, "L40S"), node(4, "H200")], strict=True))
+    monkeypatch.setattr("moaa_ray.generation.seats.live_nodes", lambda: there)
+    first, second = (mixture_pass(name, is_final=False) for name in ("first", "second"))
+    pools = [
+        replace(pool(first, num_gpus=4), node_labels={TYPE_LABEL: "in(H200,L40S)"}),
+        replace(pool(second, num_gpus=2, replicas=2), node_labels={TYPE_LABEL: "L4"}),
+    ]
+    with seats(pools) as (one, other):
+        assert one()["scheduling_strategy"].node_id in (middle, strong)
+        assert [other()["scheduling_strategy"].node_id for _ in range(2)] == [weak, weak]
+        assert other() == {"label_selector": {TYPE_LABEL: "L4"}}  # by which the pool would grow
+
+
+def test_on_one_node_with_gpus_there_is_nothing_to_choose(monkeypatch):
+    monkeypatch.setattr("moaa_ray.generation.seats.live_nodes", lambda: {"a": node(8, "H100"), "b": node(0, "")})
+    with seats([pool(mixture_pass("one", is_final=True), num_gpus=4)]) as (one,):
+        assert one() == {}
 
 
 @pytest.mark.slow
