@@ -21,9 +21,11 @@ def is_blameless_death(node_id: str, worker_id: str) -> bool:
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     if node_id not in alive:
         return True
+    # Without an address Ray would ask the cluster that was started last on this machine, which may be another one.
+    address = ray.get_runtime_context().gcs_address
     try:
-        worker = get_worker(worker_id, timeout=5)
-    except (RayStateApiException, ConnectionError):
+        worker = get_worker(worker_id, address=address, timeout=5)
+    except (RayStateApiException, ConnectionError, RayError, ValueError):  # it has no dashboard, or one that is busy
         return False
     return getattr(worker, "exit_type", None) in _BLAMELESS_EXITS
 
