@@ -190,6 +190,17 @@ def _winners(reopen, path) -> int:
     return len(won)
 
 
+def one_at_a_time(app):
+    """Moto looks whether an object is there and makes it in two steps, where S3 has one."""
+    lock = threading.Lock()
+
+    def locked(environ, start_response):
+        with lock:
+            return list(app(environ, start_response))
+
+    return locked
+
+
 @pytest.fixture(scope="module")
 def s3():
     """(uri, storage options) of an empty bucket on moto's server."""
@@ -199,6 +210,8 @@ def s3():
     moto_api_backend.reset()  # all of moto's servers in one process share their buckets
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
+    assert server._server is not None
+    server._server.app = one_at_a_time(server._server.app)
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as env:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
