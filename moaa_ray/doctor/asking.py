@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray._private.worker import get_dashboard_url  # there is no public way to it
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,7 +48,7 @@ def _ports_from_here(nodes: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
     for node in nodes:
         for what, port in (*_OWN_PORTS, ("metrics", "MetricsExportPort")):
             found |= _port(f"{what} of {node['NodeName']}", node["NodeManagerAddress"], node[port])
-    host, _, port = (ray._private.worker.get_dashboard_url() or "").rpartition(":")
+    host, _, port = (get_dashboard_url() or "").rpartition(":")
     return found | (_port("dashboard and job server", host, int(port)) if port.isdecimal() else {})
 
 

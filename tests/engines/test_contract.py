@@ -37,7 +37,7 @@ def test_an_endpoint_keeps_the_contract():
     asyncio.run(check())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_server_of_vllm_keeps_the_contract(tmp_path):
     model = make_tiny_model(tmp_path / "tiny", seed=1, window=_WINDOW)
     with socket.socket() as probe:

@@ -91,6 +91,7 @@ def test_rows_that_kill_an_engine_or_its_worker_are_quarantined_and_no_neighbour
     assert runs.rows(folder / "poison") == good
 
 
+@pytest.mark.long
 def test_calls_that_fail_twice_cost_no_row_and_no_second_start(folder, undisturbed):
     models = """
     a: {engine: fake, faults: {"Question 7": flaky}}

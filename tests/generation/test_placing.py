@@ -83,7 +83,7 @@ def test_the_workers_are_kept_to_the_gpu_types_that_the_plan_has_chosen(tmp_path
     assert not pool.spans_nodes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ray_keeps_to_the_gpu_types_that_a_plan_asks_for():
     import ray
     from ray.cluster_utils import Cluster as RayCluster

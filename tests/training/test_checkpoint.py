@@ -251,7 +251,7 @@ def test_workers_may_come_and_go_and_strategies_change(tmp_path):
     assert_equal_states(state_of(single), before)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_save_what_all_workers_and_one_read(tmp_path):
     model = str(save_model(tmp_path / "model", "qwen3"))
     uri = str(tmp_path / "c")

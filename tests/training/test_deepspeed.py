@@ -77,7 +77,7 @@ def test_a_tied_output_layer_is_sharded_once():
     assert_same_curve(many, single, rel=3e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("numerics", "cpu_offload"),
     [

@@ -139,7 +139,7 @@ def test_killed_worker_and_killed_driver_leave_the_bits_of_an_unbroken_run(folde
     assert_same_bits(folder / "killed", unbroken)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_the_kernel_kills_is_told_with_the_settings_that_make_room(folder):
     process = start(write_recipe(folder, "full"), "sft.max_restarts=0")
     wait_for_step(folder / "full", 1, process)
@@ -234,7 +234,7 @@ def test_dpo_starts_at_ln_2_and_the_model_serves_with_transformers(folder):
     assert "arXiv 2505.03059" in card
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_file_that_turns_out_to_be_damaged_is_told_as_such(folder):
     recipe = write_recipe(folder, "damaged")
     path = folder / "damaged.parquet"
