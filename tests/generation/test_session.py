@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, StageError
 from moaa_ray.generation import session as sessions
 from moaa_ray.generation.session import one_session, session
 from moaa_ray.recipe import RayConfig
@@ -101,5 +101,19 @@ def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch, 
     with (
         pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}: .*InvalidAuthToken.*; see to address and token"),
         session(RayConfig(address=f"127.0.0.1:{port}"), cpu_slots=1),
+    ):
+        pass
+
+
+def test_what_ray_says_of_a_start_that_fails_does_not_bury_the_way_out(monkeypatch):
+    import ray
+
+    def init(**_):
+        raise RuntimeError("a line of dashboard.log\n" * 20)
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(StageError, match=r"^Ray did not start \(.{300}\); free this machine's CPUs and run it again$"),
+        session(LOCAL, cpu_slots=1),
     ):
         pass
