@@ -78,7 +78,7 @@ def student_digest(loaded: Loaded[PreferenceRecipe]) -> str:
             f"models.{name}.model = {model.model}: no model there to sample from; run `moaa train sft` first, or name "
             "another one"
         )
-    folder = student_folder(place, model.revision)
+    folder = student_folder(place, model.revision, field=f"models.{name}.model")
     if problems := local_problems(f"models.{name}.model", Path(folder), has_template=bool(model.chat_template)):
         raise ConfigError("\n  ".join(["cannot sample from this model:", *problems]))
     return FILES + digest_of_model(folder)

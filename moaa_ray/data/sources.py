@@ -85,15 +85,15 @@ class _Source:
     columns: Columns
 
 
-def ingest(config: PromptsConfig, *, seed: int, base_dir: str) -> "PromptSet":
-    """Find the files and columns of every source; rows are read by the result's batches().
+def ingest(config: PromptsConfig, *, seed: int, base_dir: str, section: str = "prompts") -> "PromptSet":
+    """Find the files and columns of every source; rows are read by the result's batches(). section: of the recipe.
 
     Raises ConfigError or DataError for what is missing, empty, unreadable, without the columns, or named twice.
     """
-    sources = [_open_source(i, source, base_dir=base_dir) for i, source in enumerate(config.sources)]
+    sources = [_open_source(i, source, section=section, base_dir=base_dir) for i, source in enumerate(config.sources)]
     twice = [name for name, count in Counter(source.name for source in sources).items() if count > 1]
     if twice:
-        raise ConfigError(f"prompts.sources: two are called {twice[0]!r}; give each its own `name`")
+        raise ConfigError(f"{section}.sources: two are called {twice[0]!r}; give each its own `name`")
     return PromptSet(config, sources, seed=seed)
 
 
@@ -219,8 +219,8 @@ class PromptSet:
         self._rejected_records = []
 
 
-def _open_source(index: int, config: SourceConfig, *, base_dir: str) -> _Source:
-    where = f"prompts.sources.{index}"
+def _open_source(index: int, config: SourceConfig, *, section: str, base_dir: str) -> _Source:
+    where = f"{section}.sources.{index}"
     files = find_files(config.path, field=f"{where}.path", file_format=config.format, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
     columns = find_columns(config.columns, names, where=f"{where}.columns", file=files.paths[0])

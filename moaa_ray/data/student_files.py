@@ -20,12 +20,12 @@ FILES = "files:"
 _END_BYTES = 2**20
 
 
-def student_folder(model: str, revision: str = "") -> str:
-    """The local folder of a model. Raises ConfigError for a URI or a hub id that cannot be had."""
+def student_folder(model: str, revision: str = "", *, field: str = "student.model") -> str:
+    """The local folder of a model. Raises ConfigError, naming the field, for a URI or a hub id that cannot be had."""
     try:
         folder = local_weights(model)
     except EngineStartError as error:
-        raise ConfigError(f"student.model = {error}") from error
+        raise ConfigError(f"{field} = {error}") from error
     if os.path.isdir(folder):
         return folder
     from huggingface_hub import snapshot_download
@@ -35,7 +35,7 @@ def student_folder(model: str, revision: str = "") -> str:
     except Exception as error:  # the hub's client raises many kinds
         said = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"student.model = {model!r}: is no folder here, and the hub does not give it ({type(error).__name__}: "
+            f"{field} = {model!r}: is no folder here, and the hub does not give it ({type(error).__name__}: "
             f"{said}); correct the name, or copy the model into a folder"
         ) from error
 

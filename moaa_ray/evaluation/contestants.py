@@ -151,7 +151,7 @@ def _checked(loaded: LoadedPreference, one: Contestant, ahead: Collection[str]) 
         return replace(one, is_own=True)
     if is_own and not open_store(place).exists("config.json"):
         raise ConfigError(f"{field} = {shown(one.engine)}: no model in {place}; train it first, or name another one")
-    folder = student_folder(place) if is_own else place
+    folder = student_folder(place, field=field) if is_own else place
     if not os.path.isdir(folder):
         return one
     if problems := local_problems(field, Path(folder), has_template=bool(model.chat_template)):

@@ -26,7 +26,7 @@ class Counted:
     why_not: str = ""
 
 
-def count_prompts(config: PromptsConfig, *, seed: int, base_dir: str | Path) -> Counted:
+def count_prompts(config: PromptsConfig, *, seed: int, base_dir: str | Path, section: str = "prompts") -> Counted:
     """Reads the sources as the stage will, where all of them are files of this machine; nothing is fetched.
 
     Raises ConfigError or DataError as the stage will, where one is not there or cannot be read.
@@ -34,7 +34,7 @@ def count_prompts(config: PromptsConfig, *, seed: int, base_dir: str | Path) -> 
     if away := [source.path for source in config.sources if "://" in source.path]:
         return Counted(num_rows=None, why_not=f"{away[0]} is not on this machine; say --rows to plan for its size")
     num_rows = num_turns = 0
-    prompts = ingest(config, seed=seed, base_dir=str(base_dir))
+    prompts = ingest(config, seed=seed, base_dir=str(base_dir), section=section)
     for row in prompts.rows():
         num_rows += 1
         num_turns += 1 + len(start_turns(row.messages, prompts.turn_modes[row.source])[1])
@@ -42,8 +42,8 @@ def count_prompts(config: PromptsConfig, *, seed: int, base_dir: str | Path) -> 
 
 
 def count_sources(sources: Sequence[SourceConfig], *, seed: int, base_dir: str | Path) -> Counted:
-    """The same of sources without other rules, each prompt answered once."""
-    found = count_prompts(PromptsConfig(sources=list(sources)), seed=seed, base_dir=base_dir)
+    """The same of sample.sources, which have no other rules, each prompt answered once."""
+    found = count_prompts(PromptsConfig(sources=list(sources)), seed=seed, base_dir=base_dir, section="sample")
     return Counted(num_rows=found.num_rows, why_not=found.why_not)
 
 

@@ -103,7 +103,7 @@ def _rows_of_sft(store: Store) -> Iterator[Row]:
 def _rows_of_sources(loaded: Loaded[PreferenceRecipe]) -> Iterator[Row]:
     """The last user turn of every prompt of sample.sources, with the history that the dataset has."""
     config = PromptsConfig(sources=loaded.recipe.sample.sources)
-    read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir))
+    read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir), section="sample")
     modes = dict.fromkeys(read.turn_modes, "last")
     yield from todo.first_rows(read.batches(), modes)  # pyright: ignore[reportArgumentType]: "last" is a TurnMode
 

@@ -415,6 +415,12 @@ def test_ingest_gives_rows_and_says_how_turns_are_answered(tmp_path):
     assert open_set(tmp_path, *sources).turn_modes == {"a": "last", "b": "all"}
 
 
+def test_what_is_wrong_with_a_source_is_told_by_the_section_of_the_recipe_it_stands_in(tmp_path):
+    config = PromptsConfig.model_validate({"sources": [{"path": "gone.jsonl"}]})
+    with pytest.raises(ConfigError, match=r"^sample\.sources\.0\.path"):
+        ingest(config, seed=0, base_dir=str(tmp_path), section="sample")
+
+
 # ---------------------------------------------------------------- turns
 
 TALK = (system("s"), user("1"), assistant("a"), user("2"), user("3"), assistant("b"))

@@ -70,6 +70,8 @@ def test_weights_that_are_not_there_can_never_be_had_and_the_place_is_named():
         local_weights(f"{MODEL}/nope")
     with pytest.raises(ConfigError, match=r"^student.model = memory://bucket/m/nope: cannot be read"):
         student_folder(f"{MODEL}/nope")
+    with pytest.raises(ConfigError, match=r"^models.mine.model = memory://bucket/m/nope: cannot be read"):
+        student_folder(f"{MODEL}/nope", field="models.mine.model")
 
 
 @pytest.mark.slow
