@@ -53,8 +53,11 @@ def id_of(row: Mapping[str, Any]) -> str:
 def conversation(row: Mapping[str, Any], column: str, *, text_of: str = "") -> Conversation:
     """The column's messages; a text is one message of the role text_of, where that is given.
 
-    Raises DocumentError: wrong_type, tool_calls, reasoning.
+    Raises DocumentError: wrong_type, tools, tool_calls, reasoning.
     """
+    if row.get("tools") not in (None, "", [], (), "[]", "null"):
+        said = "column 'tools' offers tools, which no document would show; write them into the system message"
+        raise DocumentError("tools", f"{said}, or leave the column out")
     value = row.get(column)
     if text_of and isinstance(value, str):
         value = [{"role": text_of, "content": value}]

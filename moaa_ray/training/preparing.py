@@ -19,8 +19,8 @@ from moaa_ray.errors import ConfigError
 NEEDED = {"sft": ("messages",), "dpo": ("prompt", "chosen", "rejected")}
 """Columns that every row of a stage's datasets has."""
 OPTIONAL = {
-    "sft": ("id", "flags", "finish_reason"),
-    "dpo": ("id", "flags", "chosen_finish_reason", "rejected_finish_reason"),
+    "sft": ("id", "flags", "tools", "finish_reason"),
+    "dpo": ("id", "flags", "tools", "chosen_finish_reason", "rejected_finish_reason"),
 }
 """Columns that are read where they are there."""
 

@@ -237,6 +237,16 @@ def test_a_turn_that_calls_tools_is_not_trained_on_as_one_that_only_talks(calls)
     assert refused([{"id": "r", "messages": messages}]) == [("r", "tool_calls")]
 
 
+def test_tools_that_a_row_offers_are_not_dropped_unseen():
+    said = row("r", "a", "b")
+    both = {"id": "p", "prompt": "a", "chosen": "x", "rejected": "y"}
+    for tools in ([{"type": "function"}], '[{"type": "function"}]'):
+        assert refused([said | {"tools": tools}]) == [("r", "tools")]
+        assert refused([both | {"tools": tools}], make=pair_units) == [("p", "tools")]
+    for none in (None, [], "[]", ""):
+        assert refused([said | {"tools": none}]) == []
+
+
 def test_rows_that_no_document_can_be_made_of_are_refused_by_rule():
     rows = [row("p", "a"), row("q", "a", " "), row("r", "a", "b" * 90)]
     assert refused(rows) == [("p", "no_assistant"), ("q", "empty_completion"), ("r", "over_long")]
