@@ -53,8 +53,12 @@ class Disk:
             self.make_folders(parent)
             if os.path.islink(folder) and not os.path.exists(folder):
                 raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a link to nowhere")
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(folder)
+            except FileExistsError:
+                pass  # another process was first
+            except FileNotFoundError as error:  # its parent is there, as in /proc, and takes no folders
+                raise PermissionError(errno.EACCES, f"no folder can be made in {parent}") from error
             self.sync_folder(parent)
 
     def write(self, file: str, data: bytes) -> None:
