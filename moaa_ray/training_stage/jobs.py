@@ -1,13 +1,15 @@
 """From the recipe's training section to the plain values that training/ works with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ray
 
 from moaa_ray.core.batches import BatchPlan
+from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedTraining
+from moaa_ray.planning.training import TrainingPlan, plan_training
 from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.lora import LoraSettings, add_adapters
@@ -20,7 +22,7 @@ from moaa_ray.training.student import check_attention
 from moaa_ray.training.trainer import Workers
 from moaa_ray.training.weights import build_student
 from moaa_ray.training_stage.card import model_card
-from moaa_ray.training_stage.datasets import Dataset, Stage, StudentFiles
+from moaa_ray.training_stage.datasets import Dataset, Prepared, Stage, StudentFiles
 
 
 def workers_of(config: SftConfig | DpoConfig) -> Workers:
@@ -54,6 +56,19 @@ def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: Ch
     check_attention(model)
     if (lora := lora_of(config, seed=0)) is not None:
         add_adapters(model, lora, is_bf16=False)
+
+
+def plan_of_stage(
+    loaded: LoadedTraining, stage: Stage, cluster: Cluster, prepared: Sequence[Prepared]
+) -> TrainingPlan | None:
+    """What `moaa plan` says of the stage with so many rows as there are; None where it says that it cannot fit."""
+    rows = sum(part.num_rows - sum(part.dropped.values()) for part in prepared)
+    try:
+        return plan_training(
+            loaded.recipe, stage, loaded.recipe.student, cluster, max(1, rows), base_dir=loaded.base_dir
+        )
+    except ConfigError:  # it knows by sums what training is about to find out, and is not always right
+        return None
 
 
 def make_job(

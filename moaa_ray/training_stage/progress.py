@@ -9,6 +9,7 @@ from rich.text import Text
 from moaa_ray import telemetry
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.data.store import Store
+from moaa_ray.generation.progress import duration
 from moaa_ray.telemetry import Telemetry
 from moaa_ray.training_stage.falling import falling_note
 from moaa_ray.training_stage.trackers import Trackers
@@ -123,7 +124,7 @@ def progress_line(stage: str, lines: list[dict]) -> str:
         f"{speed:,.0f} tokens/s",
         *([f"MFU {last['mfu']:.0%}"] if "mfu" in last else []),
         f"{last['memory_bytes'] / 2**30:.1f} GiB",
-        f"{_duration(left)} left",
+        f"{duration(left)} left",
     ]
     validated = _validated(lines)
     if validated is not None:
@@ -134,10 +135,3 @@ def progress_line(stage: str, lines: list[dict]) -> str:
 def _validated(lines: list[dict]) -> dict | None:
     """The newest line with a validation."""
     return next((line for line in reversed(lines) if "validation_loss" in line), None)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return (
-        f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-    )

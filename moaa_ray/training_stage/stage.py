@@ -42,6 +42,7 @@ from moaa_ray.training_stage.tracker_kinds import Tracked, check_trackers
 from moaa_ray.training_stage.trackers import Trackers
 
 if TYPE_CHECKING:
+    from moaa_ray.planning.training import TrainingPlan
     from moaa_ray.training.trainer import Workers
 
 _CHECKPOINTS_A_RUN = 20
@@ -68,14 +69,14 @@ def train_stage(loaded: LoadedTraining, stage: Stage, *, console: Console | None
         set_stage(store, stage, status="running", epoch=epoch.number)
         began = time.time()
         with TrainingProgress(store, stage, console=console) as progress:
-            prepared, workers = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
+            prepared, workers, planned = _train(loaded, stage, student, datasets, fingerprint, epoch, progress)
         lines = _lines(store, stage)
         price = loaded.recipe.plan.gpu_hour_usd
         commit.check_owner(store, epoch)
         has_curve = put_curve(store, stage, lines, progress.note)
         summary = summary_of(
             store, stage, prepared, lines, workers, since=began, gpu_hour_usd=price, has_curve=has_curve,
-            best_by=config.judged_by,
+            best_by=config.judged_by, planned=planned,
         )  # fmt: skip
         card = model_card(loaded, stage, student, datasets, fingerprint)
         card += card_numbers(lines, summary.best_validation, export=config.export, best_by=config.judged_by)
@@ -146,12 +147,13 @@ def _train(
     fingerprint: dict[str, str],
     epoch: commit.Epoch,
     progress: TrainingProgress,
-) -> tuple[list[Prepared], "Workers"]:
-    """Everything that needs Ray: the units, then the steps."""
+) -> "tuple[list[Prepared], Workers, TrainingPlan | None]":
+    """Everything that needs Ray: the units, then the steps; and what was expected of them."""
     from moaa_ray.doctor.asking import check_nodes
+    from moaa_ray.generation.placing import ray_cluster
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
-    from moaa_ray.training_stage.jobs import check_student, make_job, workers_of
+    from moaa_ray.training_stage.jobs import check_student, make_job, plan_of_stage, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
     check_student(config, student, datasets[0].tasks[0])
@@ -173,6 +175,7 @@ def _train(
                 f"{stage}: export = best and early_stopping need validation, and validation_fraction = "
                 f"{config.validation_fraction} of these rows is none; raise it, or leave both out"
             )
+        planned = plan_of_stage(loaded, stage, ray_cluster(config.cpu_slots, is_local=is_local), prepared)
         plan = _plan_of(loaded, stage, [dataset.source(store) for dataset in datasets])
         job = make_job(
             loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,
@@ -187,7 +190,7 @@ def _train(
         ):
             run_training(job, workers, attempt=attempt, watch=lambda: progress.show(told, trackers))
             progress.show(told, trackers, is_last=True)
-    return prepared, workers
+    return prepared, workers, planned
 
 
 def _tracked(loaded: LoadedTraining, stage: Stage) -> Tracked:

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moaa_ray.data.store import Store
+from moaa_ray.generation.progress import duration
 from moaa_ray.training_stage.datasets import Prepared, Stage
 from moaa_ray.training_stage.falling import falling_note
 
 if TYPE_CHECKING:
+    from moaa_ray.planning.training import TrainingPlan
     from moaa_ray.training.trainer import Workers
 
 
@@ -29,6 +31,8 @@ class TrainingSummary:
     last: dict[str, float]
     """The last step's metrics."""
     best_validation: dict[str, float]
+    planned: dict[str, float | None] = field(default_factory=dict)
+    """What the planner expected of this start with these rows: steps, tokens, seconds; empty: it expected no end."""
     trained_tokens: int = 0
     """Of all steps, prompts included."""
     train_s: float = 0.0
@@ -60,10 +64,19 @@ class TrainingSummary:
                 f"{k.removeprefix('validation_')} {v:.4f}" for k, v in self.best_validation.items() if k != "step"
             )
             lines.append(f"  best validation at step {self.best_validation['step'] + 1:,}: {shown}")
+        lines += [self._against_plan()] if self.planned else []
         lines += [f"  {note}" for note in self.notes]
         curve = f"   curve: {self.run_dir}/metrics/{self.stage}.png" if self.has_curve else ""
         lines.append(f"  model: {self.run_dir}/models/{self.stage}{curve}")
         return "\n".join(lines)
+
+    def _against_plan(self) -> str:
+        seconds = self.planned["seconds"]
+        time = "" if seconds is None else f", {duration(seconds)}"
+        return (
+            f"  planned: {self.planned['steps']:,.0f} steps, {self.planned['tokens']:,.0f} tokens{time}; took "
+            f"{self.last['step'] + 1:,}, {self.trained_tokens:,}, {duration(self.train_s)}"
+        )
 
 
 def summary_of(
@@ -77,6 +90,7 @@ def summary_of(
     gpu_hour_usd: float | None,
     has_curve: bool,
     best_by: str,
+    planned: "TrainingPlan | None" = None,
 ) -> TrainingSummary:
     """What came of the stage, by its lines of metrics; those after `since` (unix time) are of this start."""
     from moaa_ray.training.metrics import validation_score
@@ -100,6 +114,9 @@ def summary_of(
         num_steps=lines[-1]["num_steps"],
         last=dict(lines[-1]),
         best_validation={k: v for k, v in best.items() if k == "step" or k.startswith("validation_")},
+        planned={"steps": planned.num_steps, "tokens": planned.work.tokens, "seconds": planned.seconds}
+        if planned
+        else {},
         trained_tokens=int(sum(line["tokens"] for line in lines)),
         train_s=train_s,
         num_workers=workers.num,

@@ -6,10 +6,14 @@ import pytest
 
 pytest.importorskip("torch")
 
+from collections import Counter
+
 from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.loading import load_training
-from moaa_ray.training_stage.datasets import StudentFiles
-from moaa_ray.training_stage.jobs import make_job
+from moaa_ray.planning.cluster import parse_cluster
+from moaa_ray.planning.training import plan_training
+from moaa_ray.training_stage.datasets import Prepared, StudentFiles
+from moaa_ray.training_stage.jobs import make_job, plan_of_stage
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "paper_train_llama_16gpu.yaml"
 
@@ -23,3 +27,14 @@ def test_sharding_reaches_the_strategy(overrides, sharding):
         loaded, "sft", loaded.recipe.sft, files, [], plan, fingerprint={}, epoch=1, num_held_out=0, checkpoint_every=1
     )
     assert job.numerics.sharding == sharding
+
+
+def test_what_is_expected_of_the_rows_that_are_there_is_what_moaa_plan_says_of_so_many():
+    loaded = load_training(RECIPE)
+    cluster = parse_cluster("gpus=16,gpu=H100,cpus=64")
+    prepared = [Prepared(num_rows=5010, num_units=9, num_validation_units=0, num_tokens=9, dropped=Counter(empty=10))]
+    student = loaded.recipe.student
+    assert plan_of_stage(loaded, "sft", cluster, prepared) == plan_training(
+        loaded.recipe, "sft", student, cluster, 5000, base_dir=loaded.base_dir
+    )
+    assert plan_of_stage(loaded, "sft", parse_cluster("gpus=1,gpu=L40S,cpus=8"), prepared) is None, "it cannot fit"
