@@ -1,7 +1,11 @@
 """A lack of memory: how it is told from other errors, and which settings make room."""
 
+from typing import TYPE_CHECKING
+
 from moaa_ray.errors import StageError
-from moaa_ray.training.job import Job
+
+if TYPE_CHECKING:
+    from moaa_ray.training.job import Job
 
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """By CUDA, by torch's allocator for CPUs on Linux and elsewhere, by cuBLAS; all but the first as plain RuntimeError."""
@@ -13,7 +17,7 @@ def is_lack_of_memory(error: BaseException) -> bool:
     return is_told or isinstance(error, MemoryError)
 
 
-def out_of_memory(job: Job, what: str) -> StageError:
+def out_of_memory(job: "Job", what: str) -> StageError:
     """What happened, and the settings that make room, those that can still be turned only."""
     ways = []
     if job.micro_batch > 1:

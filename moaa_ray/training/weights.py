@@ -45,10 +45,11 @@ def build_student(folder: str | Path) -> Student:
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
             )
-    except (ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises any kind for a config that does not hold together
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ConfigError(
-            f"student {folder}: transformers cannot build it: {' '.join(str(error).split())[:300]}; choose a Llama, "
-            "Qwen, Gemma or Mistral model for text"
+            f"student {folder}: transformers cannot build it: {said}; choose a Llama, Qwen, Gemma or Mistral model "
+            "for text"
         ) from error
     return Student(model)
 

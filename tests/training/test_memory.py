@@ -7,9 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import torch.distributed as dist  # noqa: E402
+
 from moaa_ray.errors import StageError  # noqa: E402
 from moaa_ray.training import loop  # noqa: E402
-from moaa_ray.training.strategies.base import Numerics, World  # noqa: E402
+from moaa_ray.training.strategies.base import Numerics, World, from_first  # noqa: E402
 from moaa_ray.training.trainer import Workers, lost_workers  # noqa: E402
 from tests.training.jobs import make_job, make_student  # noqa: E402
 
@@ -53,6 +55,17 @@ def test_a_lack_of_memory_in_a_worker_names_the_settings_that_make_room(job, all
         "lower max_tokens",
     ):
         assert way in str(caught.value)
+
+
+def test_a_lack_of_memory_in_what_the_first_worker_does_alone_is_told_to_all_as_one(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(MemoryError, match=r"the first worker failed: OutOfMemoryError: CUDA out of memory"):
+            from_first(too_large_for_cuda)
+        with pytest.raises(StageError, match="the first worker failed: KeyError: 'x'"):
+            from_first(lambda: {}["x"])
+    finally:
+        dist.destroy_process_group()
 
 
 def test_other_errors_stay_what_they_are(job, monkeypatch):

@@ -132,6 +132,7 @@ def test_sharded_workers_fill_their_slices_only(family, tmp_path):
         ),
         (lambda folder: edit_config(folder, quantization_config={"bits": 4}), "needs unquantised weights"),
         (lambda folder: edit_config(folder, model_type="nonesuch"), "cannot build it"),
+        (lambda folder: edit_config(folder, num_attention_heads=None), "cannot build it: .*num_attention_heads"),
         (lambda folder: edit_config(folder, vocab_size=200), r"embed_tokens.weight has shape \(193, 32\), .*200, 32"),
         (lambda folder: edit_tensors(folder, drop="model.norm.weight"), "has no tensor for model.norm.weight"),
         (lambda folder: edit_tensors(folder, add={"x.scale": torch.ones(1)}), "does not use: x.scale"),

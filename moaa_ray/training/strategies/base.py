@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from moaa_ray.errors import MoaaError, StageError
+from moaa_ray.training.memory import is_lack_of_memory
 from moaa_ray.training.optimizer import AdamWSettings, build_adamw, scale_grads, squared_norm
 from moaa_ray.training.student import Student
 from moaa_ray.training.weights import give_storage, plain_name
@@ -164,7 +165,8 @@ def all_gathered(value: Any) -> list[Any]:
 def from_first(work: Callable[[], Answer]) -> Answer:
     """What `work` returns in the first worker, which alone calls it, in all of them; they all raise what it raises.
 
-    Errors that are not of ours become a StageError: the others would wait for ever for one that went its own way.
+    Errors that are not of ours become a StageError, or a MemoryError: the others would wait for ever for one that went
+    its own way.
     """
     if not dist.is_initialized():
         return work()
@@ -175,7 +177,8 @@ def from_first(work: Callable[[], Answer]) -> Answer:
         except MoaaError as error:
             told[1] = error
         except Exception as error:  # whatever it is, the others are waiting
-            told[1] = StageError(f"the first worker failed: {type(error).__name__}: {error}")
+            said = f"the first worker failed: {type(error).__name__}: {error}"
+            told[1] = MemoryError(said) if is_lack_of_memory(error) else StageError(said)
     dist.broadcast_object_list(told)
     if told[1] is not None:
         raise told[1]
