@@ -44,6 +44,7 @@ _SECRET_VALUE = re.compile(
 )
 """Tokens of hubs, clouds and hosts of code by how they begin, and passwords in a URL that are not a variable's name."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_STARTING_S = 60.0
 _ASK_S = 10.0
 
 
@@ -70,12 +71,32 @@ def submit(asked: Submission) -> str:
     _check_not_running(client, loaded.run_dir)
     recipe = os.path.relpath(asked.recipe.resolve(), asked.working_dir.resolve())
     entrypoint = shlex.join(["python", "-m", "moaa_ray", *asked.command.split(), recipe, *asked.overrides])
-    return client.submit_job(
+    return _sent(
+        client,
+        asked.address,
         entrypoint=entrypoint,
         submission_id=f"moaa-{loaded.recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}",
         runtime_env=runtime_env,
         metadata={_RUN_DIR: loaded.run_dir, "moaa_command": asked.command},
     )
+
+
+def _sent(client: "JobSubmissionClient", address: str, **job: Any) -> str:
+    """The id of a job that is handed over; a cluster that has just started has nobody to take it for some seconds."""
+    ends = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return client.submit_job(**job)
+        except RuntimeError as error:
+            said = " ".join(str(error).split())[:300]
+            if "No available agent" not in said:
+                raise ConfigError(f"--address {address}: its job server does not take the job: {said}") from error
+            if time.monotonic() > ends:
+                raise ConfigError(
+                    f"--address {address}: no node has taken the job for {_STARTING_S:.0f} s ({said}); see with "
+                    "`ray status` whether the head is well, and submit again"
+                ) from error
+            time.sleep(1)
 
 
 def follow(address: str, job_id: str, echo: Callable[[str], Any]) -> int:

@@ -1,8 +1,5 @@
 """A run as a job: what is refused before anything is sent, and what a real job server makes of it."""
 
-import os
-import re
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -10,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moaa_ray import submission
 from moaa_ray.errors import ConfigError
 from moaa_ray.recipe import STAGES
-from moaa_ray.submission import COMMANDS, Submission, follow, submit
+from moaa_ray.submission import COMMANDS, Submission, submit
 
 RECIPE = {
     "name": "small",
@@ -133,47 +131,35 @@ def test_a_job_server_that_is_not_there_is_named(tmp_path):
     assert "--address http://127.0.0.1:1: no job server answers there" in refused(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def job_server():
-    from ray.cluster_utils import Cluster
+class Server:
+    """A job server's client that says these things before it takes a job."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        # a job says `python`, and means this one
-        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-        head = {"include_dashboard": True, "dashboard_port": 8299, "num_cpus": 4}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-    yield "http://127.0.0.1:8299"
-    cluster.shutdown()
+    def __init__(self, *says: str):
+        self._says = list(says)
 
+    def list_jobs(self) -> list:
+        return []
 
-@pytest.mark.slow
-def test_a_job_runs_to_its_end_and_again_finds_it_finished(job_server, tmp_path):
-    said: list[str] = []
-    this = asked(tmp_path, f"run_dir={tmp_path}/run", address=job_server)
-    for _ in range(2):
-        job_id = submit(this)
-        assert follow(job_server, job_id, said.append) == 0
-    assert re.fullmatch(r"moaa-small-\d{8}-\d{6}", job_id)
-    assert (tmp_path / "run" / "sft" / "_manifest.json").exists()
-    assert "".join(said).count("2 prompts = 2 ok") == 2
+    def submit_job(self, **job) -> str:
+        if self._says:
+            raise RuntimeError(f"Request failed with status code 500: {self._says.pop(0)}.")
+        return job["submission_id"]
 
 
-@pytest.mark.slow
-def test_a_job_that_fails_brings_its_exit_code_and_its_reason_back(job_server, tmp_path):
-    said: list[str] = []
-    this = asked(tmp_path, f"run_dir={tmp_path}/run", "prompts.sources.0.path=gone.jsonl", address=job_server)
-    assert follow(job_server, submit(this), said.append) == 2
-    assert "gone.jsonl" in "".join(said)
+def test_a_cluster_that_has_just_started_is_waited_for(tmp_path, monkeypatch):
+    server = Server(*["No available agent to submit job, please try again later."] * 2)
+    monkeypatch.setattr(submission, "_client", lambda address: server)
+    monkeypatch.setattr(submission.time, "sleep", lambda seconds: None)
+    assert submit(asked(tmp_path)).startswith("moaa-small-")
+    monkeypatch.setattr(submission, "_client", lambda address: Server("No available agent to submit job"))
+    monkeypatch.setattr(submission, "_STARTING_S", -1.0)
+    assert "no node has taken the job for" in refused(tmp_path)
 
 
-@pytest.mark.slow
-def test_a_second_job_on_a_run_that_is_worked_on_is_refused(job_server, tmp_path):
-    from ray.job_submission import JobSubmissionClient
-
-    slow = {**RECIPE, "models": {"a": {"engine": "fake", "start_s": 120}, "b": {"engine": "fake"}}}
-    this = asked(tmp_path, f"run_dir={tmp_path}/run", recipe=slow, address=job_server)
-    job_id = submit(this)
-    with pytest.raises(ConfigError, match=f"job {job_id} works on it; follow it with `ray job logs"):
-        submit(this)
-    JobSubmissionClient(job_server).stop_job(job_id)
-    assert follow(job_server, job_id, lambda text: None) == 1
+def test_a_job_that_the_server_does_not_take_is_told_with_its_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "_client", lambda address: Server("runtime_env\n is broken"))
+    said = refused(tmp_path)
+    assert said == (
+        "--address http://127.0.0.1:1: its job server does not take the job: Request failed with status code 500: "
+        "runtime_env is broken."
+    )
