@@ -142,12 +142,8 @@ def unchecked_labels(models: Mapping[str, Model], cluster: Cluster) -> list[str]
     ]
 
 
-def nodes_for(name: str, model: Model, cluster: Cluster) -> Cluster:
-    """The nodes on which engines of the model section `name` may stand.
-
-    Raises ConfigError where none has its labels, or none has the GPUs that its `device` asks for.
-    """
-    wanted = labels_of(model)
+def labelled_nodes(field: str, wanted: Labels, cluster: Cluster) -> Cluster:
+    """The nodes with all these labels. Raises ConfigError that names the field where there is none."""
     there = cluster.labelled(wanted)
     if not there.nodes:
         known: dict[str, set[str]] = {}
@@ -155,9 +151,19 @@ def nodes_for(name: str, model: Model, cluster: Cluster) -> Cluster:
             known.setdefault(key, set()).add(value)
         told = "; ".join(f"{key}: {', '.join(sorted(known[key]))}" for key in sorted(known)) or "none"
         raise ConfigError(
-            f"models.{name}.node_labels = {dict(sorted(wanted))}: no node has all of them; labels of the "
-            f"{len(cluster.nodes)} nodes are {told}. Correct them, or start nodes with these labels"
+            f"{field} = {dict(sorted(wanted))}: no node has all of them; labels of the {len(cluster.nodes)} nodes are "
+            f"{told}. Correct them, or start nodes with these labels"
         )
+    return there
+
+
+def nodes_for(name: str, model: Model, cluster: Cluster) -> Cluster:
+    """The nodes on which engines of the model section `name` may stand.
+
+    Raises ConfigError where none has its labels, or none has the GPUs that its `device` asks for.
+    """
+    wanted = labels_of(model)
+    there = labelled_nodes(f"models.{name}.node_labels", wanted, cluster)
     if getattr(model, "device", "cpu") == "gpu" and not there.num_gpus:  # engines without weights have no device
         where = "the nodes with its node_labels have" if wanted else "the cluster has"
         raise ConfigError(
@@ -184,7 +190,7 @@ def weakest_gpu(cluster: Cluster, notes: list[str]) -> GpuType | None:
     if len(names) > 1:
         notes.append(
             f"Several GPU types ({', '.join(sorted(names))}): what may stand on all of them is planned as on the "
-            "smallest; models.NAME.node_labels can keep a model to some."
+            "smallest; node_labels of models, sft and dpo can keep them to some."
         )
     return min(known, key=lambda gpu: (gpu.memory_bytes, gpu.bf16_flops))
 

@@ -23,7 +23,7 @@ from moaa_ray.core.training_cost import (
 from moaa_ray.errors import ConfigError
 from moaa_ray.planning.planner import ASSUMED_ROWS
 from moaa_ray.planning.pool_estimate import shape_of_model
-from moaa_ray.planning.pools import weakest_gpu
+from moaa_ray.planning.pools import labelled_nodes, weakest_gpu
 from moaa_ray.recipe import Run
 from moaa_ray.settings.training import DpoConfig, SftConfig, StudentConfig
 
@@ -68,9 +68,14 @@ def plan_training(
     if num_rows is None:
         notes.append(f"The number of rows is not known: the figures are for {ASSUMED_ROWS:,} rows.")
     rows = ASSUMED_ROWS if num_rows is None else num_rows
+    labels = frozenset(config.node_labels.items())
+    cluster = labelled_nodes(f"{stage}.node_labels", labels, cluster)
+    if labels and any(node.labels is None for node in cluster.nodes):
+        notes.append(f"{stage}.node_labels is not checked: the labels of this cluster's nodes are not known here.")
     gpu = weakest_gpu(cluster, notes) if config.device != "cpu" else None
     if gpu is None and config.device == "gpu":
-        raise ConfigError(f"{stage}.device = gpu: the cluster has no GPUs; name some, or set device: cpu")
+        where = "no node with its node_labels has" if labels else "the cluster has no"
+        raise ConfigError(f"{stage}.device = gpu: {where} GPUs; name some, or set device: cpu")
     workers = _num_workers(config, stage, cluster, gpu)
     check_divides(config.batch, workers, config.micro_batch, field=f"{stage}.batch")
     work, units = _work(recipe, config, rows, mean_turns)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from moaa_ray.settings.models import Config, Execution
+from moaa_ray.settings.base import Config, Execution, LabelKey, LabelValue
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 BestBy = Literal["loss", "accuracy", "margin"]
@@ -88,7 +88,7 @@ class TrainingConfig(Config):
 
     strategy: Annotated[Literal["fsdp2", "ddp", "deepspeed", "single"], Execution] = "fsdp2"
     workers: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], Execution] = "auto"
-    """Processes, one GPU each; auto: every GPU of the cluster, or one process without any."""
+    """Processes, one GPU each; auto: every GPU of the nodes with node_labels, or one process without any."""
     device: Annotated[Literal["auto", "gpu", "cpu"], Execution] = "auto"
     micro_batch: Annotated[int, Execution] = Field(default=1, ge=1)
     """Units that one worker computes at once; the rest of the batch is accumulated."""
@@ -104,6 +104,9 @@ class TrainingConfig(Config):
     (HSDP), or over all workers, where a node is too small for the model; that sends more between nodes."""
     num_cpus: Annotated[float, Execution] = Field(default=1.0, gt=0)
     """CPU slots of one worker."""
+    node_labels: Annotated[dict[LabelKey, LabelValue], Execution] = Field(default={})
+    """Labels that a node must have for a worker to stand on it; as models.NAME.node_labels. Where GPU types differ,
+    {ray.io/accelerator-type: H100} takes those alone."""
 
     validate_every: Annotated[int | None, Execution] = Field(default=None, ge=1)
     """Steps between validations, beside those at the end of every epoch."""

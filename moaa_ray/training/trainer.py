@@ -6,8 +6,8 @@ The only file here that imports Ray. What the workers do is in loop.py and prepa
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -41,6 +41,8 @@ class Workers:
     num_cpus: float
     """CPU slots of each."""
     max_restarts: int
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    """Of every node that one of them may stand on."""
 
 
 def prepare(tasks: Sequence[ChunkTask]) -> list[ChunkResult]:
@@ -84,7 +86,10 @@ def run_training(job: Job, workers: Workers, *, attempt: str, watch: Callable[[]
         train_loop_config={"job": job, "attempt": attempt},
         torch_config=TorchConfig(backend=backend, timeout_s=_COLLECTIVE_LIMIT_S),
         scaling_config=ScalingConfig(
-            num_workers=workers.num, use_gpu=workers.use_gpu, resources_per_worker=_resources(workers)
+            num_workers=workers.num,
+            use_gpu=workers.use_gpu,
+            resources_per_worker=_resources(workers),
+            label_selector=dict(workers.node_labels) or None,
         ),
         run_config=RunConfig(
             name=attempt,

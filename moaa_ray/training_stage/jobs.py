@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import ray
-
 from moaa_ray.core.batches import BatchPlan
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedTraining
+from moaa_ray.planning.pools import labelled_nodes
 from moaa_ray.planning.training import TrainingPlan, plan_training
 from moaa_ray.settings.training import DpoConfig, SftConfig
 from moaa_ray.training.job import Cadence, Job, Rates
@@ -25,20 +24,27 @@ from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import Dataset, Prepared, Stage, StudentFiles
 
 
-def workers_of(config: SftConfig | DpoConfig) -> Workers:
+def workers_of(stage: Stage, config: SftConfig | DpoConfig, cluster: Cluster) -> Workers:
     """The processes that this cluster gives the stage. Raises ConfigError where it has too little, with the sum."""
-    total = ray.cluster_resources()
-    num_gpus, num_cpus = int(total.get("GPU", 0)), total.get("CPU", 0.0)
+    there = labelled_nodes(f"{stage}.node_labels", frozenset(config.node_labels.items()), cluster)
+    num_gpus, num_cpus = there.num_gpus, there.num_cpus
+    where = "the nodes with its node_labels have" if config.node_labels else "the cluster has"
     use_gpu = config.device == "gpu" or (config.device == "auto" and num_gpus > 0)
     num = config.workers if config.workers != "auto" else (max(1, num_gpus) if use_gpu else 1)
     num = 1 if config.strategy == "single" else num
     if use_gpu and num > num_gpus:
-        raise ConfigError(f"workers = {num} on GPUs: the cluster has {num_gpus}; lower workers, or set device: cpu")
+        raise ConfigError(f"{stage}.workers = {num} on GPUs: {where} {num_gpus}; lower workers, or set device: cpu")
     if num * config.num_cpus > num_cpus:
         raise ConfigError(
-            f"workers = {num} x num_cpus = {config.num_cpus:g}: the cluster has {num_cpus:g} CPU slots; lower one"
+            f"{stage}.workers = {num} x num_cpus = {config.num_cpus:g}: {where} {num_cpus:g} CPU slots; lower one"
         )
-    return Workers(num=num, use_gpu=use_gpu, num_cpus=config.num_cpus, max_restarts=config.max_restarts)
+    return Workers(
+        num=num,
+        use_gpu=use_gpu,
+        num_cpus=config.num_cpus,
+        max_restarts=config.max_restarts,
+        node_labels=config.node_labels,
+    )
 
 
 def lora_of(config: SftConfig | DpoConfig, *, seed: int) -> LoraSettings | None:

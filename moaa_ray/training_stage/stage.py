@@ -160,7 +160,8 @@ def _train(
     with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True) as is_local:
         if not is_local:
             check_nodes(store.uri)
-        workers = workers_of(config)
+        cluster = ray_cluster(config.cpu_slots, is_local=is_local)
+        workers = workers_of(stage, config, cluster)
         check_divides(config.batch, workers.num, config.micro_batch)
         prepared = []
         for dataset in datasets:
@@ -175,7 +176,7 @@ def _train(
                 f"{stage}: export = best and early_stopping need validation, and validation_fraction = "
                 f"{config.validation_fraction} of these rows is none; raise it, or leave both out"
             )
-        planned = plan_of_stage(loaded, stage, ray_cluster(config.cpu_slots, is_local=is_local), prepared)
+        planned = plan_of_stage(loaded, stage, cluster, prepared)
         plan = _plan_of(loaded, stage, [dataset.source(store) for dataset in datasets])
         job = make_job(
             loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,

@@ -45,8 +45,10 @@ def wait_for(cluster: Cluster, *, num_nodes: int) -> None:
 class Node:
     """A node of a cluster, and its processes."""
 
-    def __init__(self, cluster: Cluster, num_cpus: float, *, num_gpus: int = 0):
-        self.node = cluster.add_node(num_cpus=num_cpus, num_gpus=num_gpus, object_store_memory=_STORE_BYTES)
+    def __init__(self, cluster: Cluster, num_cpus: float, *, num_gpus: int = 0, labels: dict[str, str] | None = None):
+        self.node = cluster.add_node(
+            num_cpus=num_cpus, num_gpus=num_gpus, labels=labels, object_store_memory=_STORE_BYTES
+        )
         self.raylet = self.node.all_processes["raylet"][0].process.pid
         self._session = os.getsid(self.raylet)
         self._address = cluster.address

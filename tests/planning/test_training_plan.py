@@ -122,6 +122,20 @@ def test_a_cluster_with_too_few_gpus_is_refused(cluster, message):
         plan("sft", cluster)
 
 
+def test_training_keeps_to_the_nodes_that_have_its_labels():
+    mixed = "gpus=8,gpu=H100,cpus=96,labels=pool:big + gpus=16,gpu=L40S,cpus=128"
+    on_big = plan("sft", mixed, overrides=["sft.workers=auto", "sft.node_labels={pool: big}"])
+    assert (on_big.num_workers, on_big.gpu) == (8, "H100")
+    anywhere = plan("sft", mixed, overrides=["sft.workers=auto", "sft.batch=96", "sft.sharding=all"])
+    assert (anywhere.num_workers, anywhere.gpu) == (24, "L40S")
+    with pytest.raises(
+        ConfigError, match=r"^sft\.node_labels = {'pool': 'huge'}: no node has all of them; .*pool: big"
+    ):
+        plan("sft", mixed, overrides=["sft.node_labels={pool: huge}"])
+    notes = plan("sft", overrides=["sft.node_labels={pool: big}"]).notes
+    assert "sft.node_labels is not checked: the labels of this cluster's nodes are not known here." in notes
+
+
 def test_a_batch_that_training_would_refuse_on_this_cluster_is_told_by_the_plan():
     with pytest.raises(ConfigError, match=r"^dpo.batch = 100 is not a multiple of workers x micro_batch = 8 x 2 = 16"):
         plan("dpo", overrides=["dpo.batch=100"])

@@ -172,6 +172,20 @@ def test_a_lost_node_is_made_up_for_by_one_that_joins_and_the_bits_are_those_of_
 
 
 @pytest.mark.long
+def test_workers_stand_on_nodes_with_the_labels_that_the_recipe_names(folder):
+    with nodes.cluster(head_cpus=4, with_dashboard=True) as cluster:
+        labelled = [nodes.Node(cluster, 1, labels={"pool": "big"}) for _ in range(2)]
+        process = start(
+            write_recipe(folder, "labelled"), f"ray.address={cluster.address}", "sft.node_labels={pool: big}"
+        )
+        try:
+            wait_for_step(folder / "labelled", 1, process)
+            assert [len(node.processes("RayTrainWorker")) for node in labelled] == [1, 1]
+        finally:
+            runs.kill_all(process)
+
+
+@pytest.mark.long
 def test_a_node_that_goes_after_a_notice_leaves_a_checkpoint_of_the_step_at_which_it_came(
     folder, unbroken, monkeypatch
 ):

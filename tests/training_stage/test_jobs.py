@@ -9,11 +9,12 @@ pytest.importorskip("torch")
 from collections import Counter
 
 from moaa_ray.core.batches import BatchPlan, Source
+from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_training
 from moaa_ray.planning.cluster import parse_cluster
 from moaa_ray.planning.training import plan_training
 from moaa_ray.training_stage.datasets import Prepared, StudentFiles
-from moaa_ray.training_stage.jobs import make_job, plan_of_stage
+from moaa_ray.training_stage.jobs import make_job, plan_of_stage, workers_of
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "paper_train_llama_16gpu.yaml"
 
@@ -27,6 +28,19 @@ def test_sharding_reaches_the_strategy(overrides, sharding):
         loaded, "sft", loaded.recipe.sft, files, [], plan, fingerprint={}, epoch=1, num_held_out=0, checkpoint_every=1
     )
     assert job.numerics.sharding == sharding
+
+
+def test_the_workers_are_those_that_the_labelled_nodes_have_room_for():
+    cluster = parse_cluster("gpus=8,gpu=H100,cpus=96,labels=pool:big + gpus=16,gpu=L40S,cpus=128")
+    config = load_training(RECIPE, ["sft.workers=auto", "sft.node_labels={pool: big}"]).recipe.sft
+    workers = workers_of("sft", config, cluster)
+    assert (workers.num, workers.use_gpu, workers.node_labels) == (8, True, {"pool": "big"})
+    more = load_training(RECIPE, ["sft.workers=16", "sft.node_labels={pool: big}"]).recipe.sft
+    with pytest.raises(ConfigError, match=r"^sft\.workers = 16 on GPUs: the nodes with its node_labels have 8;"):
+        workers_of("sft", more, cluster)
+    nowhere = load_training(RECIPE, ["sft.node_labels={pool: huge}"]).recipe.sft
+    with pytest.raises(ConfigError, match=r"^sft\.node_labels = {'pool': 'huge'}: no node has all of them"):
+        workers_of("sft", nowhere, cluster)
 
 
 def test_what_is_expected_of_the_rows_that_are_there_is_what_moaa_plan_says_of_so_many():
