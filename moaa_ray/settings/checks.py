@@ -16,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 from moaa_ray.core.budget import MIN_PROPOSAL_TOKENS
 from moaa_ray.recipe import Recipe
 from moaa_ray.settings.mixture import MixtureConfig, SlotConfig
-from moaa_ray.settings.models import Model
 
 PROMPT_TOKENS = 256
 """Tokens of a context window that stay for the conversation itself."""
@@ -41,7 +40,8 @@ _RULES: Mapping[str, tuple[str, str]] = {
     "string_too_long": ("at most {max_length} characters long", "shorten it"),
     "string_pattern_mismatch": ("made of letters, digits, '.', '_' and '-', a letter or digit first", "rename it"),
 }
-ENGINES = [get_args(member.model_fields["engine"].annotation)[0] for member in get_args(get_args(Model)[0])]
+_TAGS = ("engine", "kind")
+"""Fields of which one says which member of a union a section is."""
 _SECRET = re.compile(r"://[^/\s]*@|\b(sk-|hf_|AKIA)")
 _REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*\}")
 _TAKES_REFERENCES = re.compile(r"models\..*\.api_key|serve\.api_keys")
@@ -146,9 +146,9 @@ def _sentence(place: _Place, errors: list) -> str:
     if error["type"] == "missing":
         return f"{path}: missing; add it, there is no default"
     if error["type"].startswith("union_tag"):
-        tag = error["ctx"].get("tag", "")
-        what = f".engine = {shown(tag)}: unknown engine" if tag else ".engine: missing"
-        return f"{path}{what}; {choices(tag, ENGINES, 'engines')}"
+        tag, name = error["ctx"].get("tag", ""), error["ctx"]["discriminator"].strip("'")
+        what = f".{name} = {shown(tag)}: unknown {name}" if tag else f".{name}: missing"
+        return f"{path}{what}; {choices(tag, _tags(kind), f'{name}s')}"
     own = [e for e in errors if e["type"] == "value_error"]
     if own:
         joint = "." if _is_section(kind) else ": "
@@ -189,7 +189,7 @@ def _place(loc: tuple) -> _Place:
                 break  # what is wrong is the model's name itself
             members = [_bare(member) for member in get_args(kind)]
             fits = [m for m in members if _is_section(m) and _answers_to(m, str(part))]
-            if not any("engine" in m.model_fields for m in fits):
+            if not any(_tag(m) for m in fits):
                 union, is_section = ".".join(path), bool(fits)
             kind = fits[0] if fits else None
             continue
@@ -204,8 +204,20 @@ def _place(loc: tuple) -> _Place:
 
 
 def _answers_to(member: type[BaseModel], label: str) -> bool:
-    engine = member.model_fields.get("engine")
-    return label in get_args(engine.annotation) if engine else member.__name__ in label
+    tag = _tag(member)
+    return label == tag[1] if tag else member.__name__ in label
+
+
+def _tag(member: type[BaseModel]) -> tuple[str, str] | None:
+    """(field, value) by which a union knows a section; None for one that is known by its shape."""
+    for name in _TAGS:
+        if (field := member.model_fields.get(name)) is not None:
+            return name, get_args(field.annotation)[0]
+    return None
+
+
+def _tags(union: Any) -> list[str]:
+    return [tag[1] for member in get_args(union) if (tag := _tag(_bare(member)))]
 
 
 def _bare(kind: Any) -> Any:
