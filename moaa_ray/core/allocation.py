@@ -29,7 +29,8 @@ class PoolSpec:
     min_replicas: int = 1
     max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
     load_s: float = 0.0
-    concurrency: int = 64
+    concurrency: int = 64  # rows that an engine works on at a time
+    fan_out: float = 1.0  # requests that a row asks at a time
     labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 

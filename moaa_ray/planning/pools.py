@@ -95,6 +95,7 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
     least, most = _replica_range(model)
     loads = [load for _, load in passes]
     num_gpus = model.num_gpus if estimate.is_on_gpu else 0
+    at_once = max(load.num_requests for load in loads)
     return PoolSpec(
         name="+".join(name for name, _ in passes),
         engine=engine,
@@ -108,7 +109,8 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
         min_replicas=least,
         max_replicas=most,
         load_s=estimate.load_s,
-        concurrency=max(1, round(model.concurrency / max(load.num_requests for load in loads))),
+        concurrency=max(1, round(model.concurrency / at_once)),
+        fan_out=max(1.0, at_once),
         labels=labels_of(model),
         shape=words if num_gpus else "",
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from math import ceil
 
 import pytest
@@ -166,6 +167,15 @@ def test_a_small_dataset_still_gives_every_engine_four_blocks():
 
 def test_a_block_has_at_least_one_row():
     assert block_rows(100.0, 8, 10, 5) == (1, 16)
+
+
+def test_a_row_of_many_requests_waits_for_the_longest_of_them():
+    """3 rows of 20 requests fill 64 places. The longest of 20 is 5.15 means: 6.15 x 3 = 18.4 rows keep them filled."""
+    judge = pool("judge", 10.0, concurrency=3, fan_out=20.0, max_replicas=1)
+    (phase,) = plan_line([judge], cluster(1), num_rows=400).phases
+    assert (phase.block_rows, phase.pools[0].blocks_in_flight) == (1, 19)
+    alone = plan_line([replace(judge, fan_out=1.0)], cluster(1), num_rows=400).phases[0].pools[0]
+    assert alone.blocks_in_flight == 6
 
 
 def test_credits_are_what_all_engines_hold_and_two_a_pool_but_no_more_than_there_are_blocks():
