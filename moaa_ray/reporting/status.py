@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from moaa_ray.data.cleanup import runs_inside
+from moaa_ray.data.manifest import MANIFEST
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.generation.progress import duration
 from moaa_ray.recipe import STAGES
@@ -36,11 +37,11 @@ def _of_run(store: Store, now: float, *, title: str) -> str:
     record = read_run(store)
     known: Mapping[str, Any] = record.get("stages", {})
     lines = [f"{record.get('name', '?')}: {title}"]
-    for stage in STAGES:
-        if stage in known:
-            lines.append(f"  {stage:<9} {_of_stage(store, stage, known[stage], now)}")
-    if not known:
-        lines.append("  no stage has begun")
+    begun = [stage for stage in STAGES if stage in known]
+    lines += [f"  {stage:<9} {_of_stage(store, stage, known[stage], now)}" for stage in begun]
+    if not begun:
+        folders = sorted(path.split("/")[0] for path in store.list() if path.endswith(f"/{MANIFEST}"))
+        lines.append(f"  holds {', '.join(folders)}" if folders else "  no stage has begun")
     return "\n".join(lines)
 
 

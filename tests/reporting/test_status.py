@@ -71,6 +71,14 @@ def test_runs_inside_a_run_are_told_too(tmp_path):
     ]  # fmt: skip
 
 
+def test_what_baselines_have_left_is_named(tmp_path):
+    run_with(tmp_path)
+    baselines = run_with(tmp_path / "baselines")
+    for name in ("random-5", "combined-5"):
+        baselines.put(f"{name}/_manifest.json", b"{}")
+    assert run_status(str(tmp_path), now=NOW).splitlines()[-2:] == ["my-run: baselines", "  holds combined-5, random-5"]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no run\.json there"):
         run_status(str(tmp_path))
