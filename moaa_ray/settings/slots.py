@@ -52,7 +52,7 @@ def model_slots(data: Mapping) -> Iterator[tuple[str, str]]:
             slots += [*_listed(judge, path, "proposers"), *_listed(judge, path, "members")]
     slots.append(("sample", mapping(data, "sample")))
     for path, slot in slots:
-        if isinstance(slot, dict) and isinstance(slot.get("model"), str) and slot["model"]:
+        if isinstance(slot, dict) and isinstance(slot.get("model"), str) and (slot["model"] or path != "sample"):
             yield f"{path}.model", slot["model"]
     yield from _evaluation_slots(mapping(data, "evaluate"))
 

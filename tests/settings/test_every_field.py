@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from moaa_ray.errors import ConfigError
-from moaa_ray.loading import load_preference, load_recipe, load_training
+from moaa_ray.loading import load_recipe, load_training
 
 JOBS = Path(__file__).parents[2] / "jobs"
 SECTIONS = {
@@ -82,7 +82,7 @@ def test_the_recipe_with_every_section_has_nothing_wrong_but_files_that_are_not_
     load_recipe(path)
 
 
-@pytest.mark.parametrize("load", [load_recipe, load_preference, load_training])
+@pytest.mark.parametrize("load", [load_recipe, load_training])
 def test_an_unknown_key_is_told_with_its_place_wherever_it_stands(tmp_path, load):
     sections = [path for path in places(WHOLE) if isinstance(at(WHOLE, path), dict)]
     assert len(sections) > 40
@@ -95,7 +95,16 @@ def test_an_unknown_key_is_told_with_its_place_wherever_it_stands(tmp_path, load
         assert f"{'.'.join(filter(None, [dotted, 'zzz']))}: unknown key; valid keys: " in told(tmp_path, recipe, load)
 
 
-@pytest.mark.parametrize("wrong", [{"zzz": 1}, [[]], None, "\ud7ff?", -1e300, True], ids=repr)
+def test_a_slot_that_names_no_model_is_told_as_one_that_names_an_unknown_one(tmp_path):
+    slots = [path for path in places(WHOLE) if path[-1:] == ("model",) and path[0] in ("mixture", "judges")]
+    assert len(slots) > 8
+    for path in slots:
+        recipe = copy.deepcopy(WHOLE)
+        at(recipe, path[:-1])["model"] = ""
+        assert f"{'.'.join(map(str, path))} = '': no such model under `models`;" in told(tmp_path, recipe)
+
+
+@pytest.mark.parametrize("wrong", [{"zzz": 1}, [[]], None, -1e300], ids=repr)
 def test_a_value_of_another_kind_is_refused_or_taken(tmp_path, wrong):
     path = tmp_path / "recipe.yaml"
     for place in list(places(WHOLE))[1:]:
