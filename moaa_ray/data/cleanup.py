@@ -74,6 +74,8 @@ def _check_finished(store: Store, *, force: bool) -> None:
         stages = json.loads(store.read("run.json")).get("stages", {})
     except FileNotFoundError:
         raise ConfigError(f"{store.uri}: no run.json there; it is no run directory of moaa_ray") from None
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{store.uri}/run.json: damaged ({error}); restore it, or give another run_dir") from error
     numbers = (path.removeprefix(f"{commit.EPOCHS}/") for path in store.list(commit.EPOCHS))
     owners = [json.loads(store.read(f"{commit.EPOCHS}/{number}")) for number in numbers]
     drivers = [owner for owner in owners if owner.get("command") != CLEANER]

@@ -2,10 +2,11 @@
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import IO, Any
 
 from moaa_ray.data.local_store import checked, told
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, MoaaError, StageError
 
 _CREATES_EXCLUSIVELY = {"s3", "s3a", "gs", "gcs", "memory"}  # their servers refuse a second creation
 _CONFLICT_TRIES = 8  # S3 answers 409 while two conditional writes of one key are under way
@@ -30,50 +31,57 @@ class ObjectStore:
         self.can_swap = bool(protocols & {"s3", "s3a"})
 
     def put(self, path: str, data: bytes) -> None:
-        with told(self.uri, path):
-            self._fs.pipe_file(self._key(path), data)
+        key = self._key(path)
+        with _told(self.uri, path):
+            self._fs.pipe_file(key, data)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        with told(self.uri, path):
-            return self._put_conditionally(path, data, mode="create")
+        key = self._key(path)
+        with _told(self.uri, path):
+            return self._put_conditionally(key, data, mode="create")
 
     def swap(self, path: str, data: bytes, *, old: bytes | None) -> bool:
         if not self.can_swap:
             raise NotImplementedError(f"{self.uri} has no conditional replacement")
         if old is None:
             return self.put_if_absent(path, data)
-        with told(self.uri, path):
+        key = self._key(path)
+        with _told(self.uri, path):
             try:
-                etag = self._fs.info(self._key(path))["ETag"]
-                if self._fs.cat_file(self._key(path)) != old:
+                etag = self._fs.info(key)["ETag"]
+                if self._fs.cat_file(key) != old:
                     return False
             except FileNotFoundError:
                 return False
-            return self._put_conditionally(path, data, IfMatch=etag, chunksize=_MAX_ONE_PUT_BYTES)
+            return self._put_conditionally(key, data, IfMatch=etag, chunksize=_MAX_ONE_PUT_BYTES)
 
     def read(self, path: str) -> bytes:
-        with told(self.uri, path):
-            return self._fs.cat_file(self._key(path))
+        key = self._key(path)
+        with _told(self.uri, path):
+            return self._fs.cat_file(key)
 
     def open(self, path: str) -> IO[bytes]:
-        with told(self.uri, path):
-            return self._fs.open(self._key(path), "rb", block_size=_REMOTE_BLOCK_BYTES)
+        key = self._key(path)
+        with _told(self.uri, path):
+            return self._fs.open(key, "rb", block_size=_REMOTE_BLOCK_BYTES)
 
     def exists(self, path: str) -> bool:
-        with told(self.uri, path):
-            return self._fs.isfile(self._key(path))
+        key = self._key(path)
+        with _told(self.uri, path):
+            return self._fs.isfile(key)
 
     def list(self, prefix: str = "") -> list[str]:
         folder = f"{self._key(prefix) if prefix else self._root}/"
-        with told(self.uri, prefix):
+        with _told(self.uri, prefix):
             self._fs.invalidate_cache()
             keys = [str(key).lstrip("/") for key in self._fs.find(folder)]
         root = f"{self._root}/".lstrip("/")
         return sorted(key.removeprefix(root) for key in keys if key.startswith(folder.lstrip("/")))
 
     def delete(self, path: str) -> None:
-        with told(self.uri, path), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._key(path))
+        key = self._key(path)
+        with _told(self.uri, path), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(key)
 
     def delete_folder(self, path: str) -> None:
         for file in self.list(path):
@@ -85,11 +93,11 @@ class ObjectStore:
     def _key(self, path: str) -> str:
         return f"{self._root}/{checked(path)}"
 
-    def _put_conditionally(self, path: str, data: bytes, **condition: Any) -> bool:
+    def _put_conditionally(self, key: str, data: bytes, **condition: Any) -> bool:
         """True when the server took the write, False when its condition did not hold."""
         for attempt in range(_CONFLICT_TRIES):
             try:
-                self._fs.pipe_file(self._key(path), data, **condition)
+                self._fs.pipe_file(key, data, **condition)
                 return True
             except FileExistsError:
                 return False
@@ -100,6 +108,22 @@ class ObjectStore:
                 if code not in ("ConditionalRequestConflict", "409") or attempt == _CONFLICT_TRIES - 1:
                     raise
         raise AssertionError("the loop returns or raises")
+
+
+@contextlib.contextmanager
+def _told(uri: str, path: str) -> Iterator[None]:
+    """As `told`, also of what the clients of stores raise by themselves, e.g. where they find no credentials."""
+    with told(uri, path):
+        try:
+            yield
+        except (OSError, MoaaError):
+            raise
+        except Exception as error:  # each client has kinds of its own, and none is imported here
+            said = " ".join(str(error).split())[:300]
+            raise StageError(
+                f"{uri.rstrip('/')}/{path}: {type(error).__name__}: {said}; check the address, the credentials and the "
+                "rights, and run the same command again, it goes on where it stopped"
+            ) from error
 
 
 def _server_code(error: OSError) -> str:

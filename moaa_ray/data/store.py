@@ -70,8 +70,9 @@ def open_store(uri: str, storage_options: dict[str, Any] | None = None) -> Store
     try:
         options = {"use_listings_cache": False, **(storage_options or {})}
         fs, root = fsspec.core.url_to_fs(uri, **options)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # clients that are not installed, or look for their server at once, raise any kind
+        said = " ".join(str(error).split())[:300]
         raise ConfigError(
-            f"cannot open {uri}: {error}; install moaa_ray[s3] or moaa_ray[gcs], or fix the URI"
+            f"cannot open {uri}: {said}; install moaa_ray[s3] or moaa_ray[gcs], or fix the URI"
         ) from error
     return ObjectStore(fs, root, uri=uri)

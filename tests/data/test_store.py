@@ -3,6 +3,7 @@ import os
 import pickle
 import threading
 
+import fsspec
 import pytest
 
 from moaa_ray.data.local_store import Disk, LocalStore
@@ -263,3 +264,39 @@ def test_commit_and_publish_work_on_s3(s3):
     assert (second.rows, publish.verify(store, "sft")) == (4, [])
     assert next(publish.read_batches(store, "sft", 10))["id"].to_pylist() == list(IDS[:3])
     assert _drive(store) == second
+
+
+class NoCredentialsError(Exception):
+    """As the clients of stores have them: no OSError."""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.read("run.json"),
+        lambda store: store.put("run.json", b"{}"),
+        lambda store: store.put_if_absent("run.json", b"{}"),
+        lambda store: store.exists("run.json"),
+        lambda store: store.list(),
+        lambda store: store.delete("run.json"),
+    ],
+)
+def test_what_a_stores_client_raises_by_itself_is_told_with_the_place_and_the_way_out(monkeypatch, ask):
+    store = open_store("memory://bucket/run")
+
+    def fail(*args, **kwargs):
+        raise NoCredentialsError("Unable to\nlocate credentials")
+
+    for name in ("cat_file", "pipe_file", "isfile", "find", "rm_file"):
+        monkeypatch.setattr(type(store._fs), name, fail)
+    with pytest.raises(StageError, match=r"^memory://.*: NoCredentialsError: Unable to locate credentials; check"):
+        ask(store)
+
+
+def test_a_scheme_whose_client_fails_at_once_is_refused(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(ConfigError, match=r"^cannot open ftp://x/y: .*Name or service not known; install"):
+        open_store("ftp://x/y")
