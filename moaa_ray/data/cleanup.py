@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 from moaa_ray.data import commit
 from moaa_ray.data.publish import fence_publish
@@ -77,7 +78,7 @@ def _check_finished(store: Store, *, force: bool) -> None:
     except (ValueError, AttributeError) as error:
         raise ConfigError(f"{store.uri}/run.json: damaged ({error}); restore it, or give another run_dir") from error
     numbers = (path.removeprefix(f"{commit.EPOCHS}/") for path in store.list(commit.EPOCHS))
-    owners = [json.loads(store.read(f"{commit.EPOCHS}/{number}")) for number in numbers]
+    owners = [_owner(store, f"{commit.EPOCHS}/{number}") for number in numbers]
     drivers = [owner for owner in owners if owner.get("command") != CLEANER]
     newest = max(drivers, key=lambda owner: owner["epoch"], default={})
     ended = [stage.get("epoch") for stage in stages.values() if stage.get("status") == "done"]
@@ -88,6 +89,13 @@ def _check_finished(store: Store, *, force: bool) -> None:
         f"{newest.get('pid', '?')}, started {newest.get('started', '?')}; run it to its end, or, where that driver is "
         "gone for sure, clean with --force"
     )
+
+
+def _owner(store: Store, path: str) -> dict[str, Any]:
+    try:
+        return json.loads(store.read(path))
+    except ValueError as error:
+        raise ConfigError(f"{store.uri}/{path}: damaged ({error}); restore it") from error
 
 
 def _stages(store: Store) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moaa_ray.data.store import Store
+from moaa_ray.errors import DataError
 from moaa_ray.generation.coordinator import PoolSnapshot, Snapshot
 
 Moment = Mapping[str, Any]
@@ -49,8 +50,15 @@ class Timeline:
 
 def read_timelines(store: Store, stage: str) -> list[list[Moment]]:
     """The moments of every phase, in the order in which the phases began."""
-    paths = sorted(store.list(_folder(stage)))
-    return [[json.loads(line) for line in store.read(path).decode().splitlines()] for path in paths]
+    return [_moments(store, path) for path in sorted(store.list(_folder(stage)))]
+
+
+def _moments(store: Store, path: str) -> list[Moment]:
+    try:
+        return [json.loads(line) for line in store.read(path).decode().splitlines()]
+    except ValueError as error:
+        said = f"{store.uri}/{path}: damaged ({error}); remove it, only pictures of the run's course are made of it"
+        raise DataError(said) from error
 
 
 def _folder(stage: str) -> str:

@@ -6,9 +6,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from moaa_ray.data.publish import read_batches
+from moaa_ray.data.manifest import open_shard, read_batches
 from moaa_ray.reporting.judge_files import JudgeFiles
 
 T = TypeVar("T")
@@ -57,8 +56,8 @@ def no_pairs(files: JudgeFiles) -> list[NoPair]:
     path = f"failures/{files.failures}.parquet"
     if not files.pairs.exists(path):
         return []
-    with files.pairs.open(path) as file:
-        table = pq.read_table(file, columns=["id", "status", "reason"])
+    with open_shard(files.pairs, path) as parquet:
+        table = parquet.read(columns=["id", "status", "reason"])
     return [NoPair(**record) for record in table.to_pylist()]
 
 

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-import pyarrow.parquet as pq
-
 from moaa_ray.core.seeds import seed_for
-from moaa_ray.data.publish import read_batches
+from moaa_ray.data.manifest import open_shard, read_batches
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 from moaa_ray.reporting.comparisons import score_text
@@ -128,8 +126,8 @@ def _ids(store: Store, folder: str) -> list[str]:
 
 
 def _ids_in_file(store: Store, path: str) -> list[str]:
-    with store.open(path) as file:
-        return pq.read_table(file, columns=["id"]).column("id").to_pylist()
+    with open_shard(store, path) as parquet:
+        return parquet.read(columns=["id"]).column("id").to_pylist()
 
 
 def _drawn(ids: Sequence[str], num: int, seed: int, name: str) -> list[str]:

@@ -6,10 +6,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from moaa_ray.data.publish import read_manifest
+from moaa_ray.data.manifest import open_shard, read_manifest
 from moaa_ray.data.store import Store
 from moaa_ray.generation.progress import duration
 from moaa_ray.reporting import pictures
@@ -100,8 +99,8 @@ def failure_rows(places: Sequence[Place]) -> Rows:
         for path in sorted(place.store.list("failures")):
             if not path.endswith(".parquet") or ("judges/" in place.path and path == "failures/judge.parquet"):
                 continue  # a judge's own list of failed prompts is part of the one beside its pairs
-            with place.store.open(path) as file:
-                table = pq.read_table(file, columns=["status", "reason"])
+            with open_shard(place.store, path) as parquet:
+                table = parquet.read(columns=["status", "reason"])
             counts = Counter(zip(*(table.column(name).to_pylist() for name in ("status", "reason")), strict=True))
             stage = path.removeprefix("failures/").removesuffix(".parquet")
             stage = f"{stage} ({place.title})" if place.title else stage

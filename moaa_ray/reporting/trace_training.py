@@ -16,6 +16,7 @@ from moaa_ray.core.batches import BatchPlan, Source
 from moaa_ray.data.manifest import Manifest, parse_manifest
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UNITS_MANIFEST
+from moaa_ray.errors import DataError
 from moaa_ray.loading import RUN
 from moaa_ray.reporting.layout import Layout
 from moaa_ray.reporting.lookup import find_failure, find_row
@@ -91,13 +92,13 @@ def read_training(store: Store, stage: str) -> Training:
     steps = {int(found[1]): path.rsplit("/", 1)[0] for path, found in named.items() if found}
     checkpoints = dict(sorted(steps.items()))
     done = f"metrics/{stage}.json"
-    record: dict[str, Any] = json.loads(store.read(done)) if store.exists(done) else {}
+    record: dict[str, Any] = _json(store, done) if store.exists(done) else {}
     fingerprint, num_done = record.get("fingerprint", {}), 0
     if record:
         num_done = record["summary"]["last"]["step"] + 1
     elif checkpoints:
         num_done = max(checkpoints)
-        fingerprint = json.loads(store.read(f"{checkpoints[num_done]}/complete.json"))["fingerprint"]
+        fingerprint = _json(store, f"{checkpoints[num_done]}/complete.json")["fingerprint"]
     best = record.get("summary", {}).get("best_validation", {}).get("step")
     return Training(
         stage=stage,
@@ -205,10 +206,20 @@ def _numbers(store: Store, stage: str, name: str, manifest: Manifest, row_id: st
 def _ids(store: Store, path: str) -> Iterator[list[str]]:
     """The ids of every unit of a file, without its tokens."""
     options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
-    with store.open(path) as file:
-        reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"), options=options)
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number).column(0)[0].as_py()
+    try:
+        with store.open(path) as file:
+            reader = pa.ipc.open_file(pa.PythonFile(file, mode="r"), options=options)
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number).column(0)[0].as_py()
+    except pa.ArrowException as error:
+        raise DataError(f"{store.uri}/{path}: damaged ({error}); restore it, or run the stage again") from error
+
+
+def _json(store: Store, path: str) -> dict[str, Any]:
+    try:
+        return json.loads(store.read(path))
+    except ValueError as error:
+        raise DataError(f"{store.uri}/{path}: damaged ({error}); restore it, or run the stage again") from error
 
 
 def _manifest(store: Store, stage: str, name: str) -> Manifest:

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from moaa_ray.data.store import Store
+from moaa_ray.errors import DataError
 
 _FLUSH_EVERY_S = 2.0
 
 
 def read_metrics(store: Store, path: str) -> list[dict[str, Any]]:
-    """The lines of a metrics file, oldest first; [] where there is none."""
+    """The lines of a metrics file, oldest first; [] where there is none. Raises DataError for a damaged one."""
     if not store.exists(path):
         return []
-    return [json.loads(line) for line in store.read(path).decode().splitlines()]
+    try:
+        return [json.loads(line) for line in store.read(path).decode().splitlines()]
+    except ValueError as error:
+        said = f"{store.uri}/{path}: damaged ({error}); restore it, or remove it, and the numbers of its steps with it"
+        raise DataError(said) from error
 
 
 def validation_score(line: Mapping[str, Any], best_by: str) -> float:

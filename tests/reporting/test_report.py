@@ -11,7 +11,7 @@ import yaml
 
 from moaa_ray.data import schemas
 from moaa_ray.data.store import Store, open_store
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.generation.results import write_failures, write_summary
 from moaa_ray.generation.summary import PoolSummary, Summary
 from moaa_ray.generation.usage import write_usage
@@ -90,6 +90,25 @@ def whole(tmp_path_factory) -> str:
                                                 validation_loss=0.6))  # fmt: skip
     set_stage(store, "dpo", status="running", epoch=3)
     return render_report(store.uri, num_rows=12, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("metrics/timeline/generate/e000001-000.jsonl", "damaged .*; remove it"),
+        ("metrics/sft.jsonl", "damaged .*; restore it, or remove it"),
+        ("failures/generate.parquet", "is gone or damaged .*; run the stage"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path, path, said):
+    store = begin_run(tmp_path)
+    add_generation(store, [synthesis("r0", "said")], failed=[failure("f1")])
+    put_lines(store, "metrics/sft.jsonl", steps(3, begin=BEGAN + 100))
+    set_stage(store, "sft", status="done", epoch=2, steps=3)
+    assert store.exists(path)
+    store.put(path, b"\xb0")
+    with pytest.raises(DataError, match=f"{path}:? {said}"):
+        render_report(store.uri, num_rows=4, now=NOW)
 
 
 def test_the_page_is_sound_and_can_be_used_without_a_mouse(whole):

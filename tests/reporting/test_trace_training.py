@@ -12,6 +12,7 @@ from moaa_ray.data.documents import Document
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.unit_store import finish, write_chunk
 from moaa_ray.data.units import Unit
+from moaa_ray.errors import DataError
 from moaa_ray.generation.results import write_failures
 from moaa_ray.reporting.layout import Layout
 from moaa_ray.reporting.trace_training import read_training, training_part
@@ -94,6 +95,15 @@ def test_a_prompt_that_is_held_out_is_in_no_step(store):
 def test_a_row_that_training_refused_has_its_reason(store):
     train(store, steps=5)
     assert "dropped: over_long: 900 tokens, max_tokens is 400; dataset aaaa" in told(store, "r8")
+
+
+@pytest.mark.parametrize("path", ["metrics/sft.json", "work/sft/units/aaaa/0000000000.arrow"])
+def test_a_damaged_file_of_the_stage_is_named(store, path):
+    train(store, steps=5)
+    assert store.exists(path)
+    store.put(path, b"")
+    with pytest.raises(DataError, match=f"{path}: damaged .*; restore it, or run the stage again"):
+        told(store, "r3")
 
 
 def test_before_the_end_the_newest_checkpoint_says_what_was_done(store):
