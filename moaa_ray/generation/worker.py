@@ -168,7 +168,8 @@ class PassWorker:
             await self._coordinator.stop.remote(f"pool {self._work.name}: its engine cannot start: {error}")
             return replace(row, status="failed", reason=f"{self._work.name}: {ENGINE_MISSING}: {error}")
         failure = Failure(reason=ENGINE_MISSING, detail=str(error))
-        self._host.counts.failures[ENGINE_MISSING] += 1
         for p in self._work.passes:
-            row = p.fold(row, p.all_failed(row, failure))
+            answers = p.all_failed(row, failure)
+            self._host.counts.failures[ENGINE_MISSING] += len(answers)
+            row = p.fold(row, answers)
         return row
