@@ -98,7 +98,10 @@ def made_with(store: Store, stage: str) -> dict[str, str]:
 
 def _record(store: Store, name: str) -> dict:
     if store.exists(_RUN):
-        return read_run(store)
+        record = read_run(store)
+        if not record.keys() >= {"fingerprint", "changes", "sessions"}:
+            raise ConfigError(f"{store.uri}/{_RUN}: was not written by moaa_ray; give another run_dir")
+        return record
     if store.list("work") or store.list("sft"):
         raise ConfigError(f"{store.uri}: holds files but no {_RUN}, so it is no run of ours; give another run_dir")
     return {"format": 1, "name": name, "fingerprint": {}, "changes": [], "sessions": []}

@@ -57,6 +57,15 @@ def test_rows_bind_the_directory_to_what_made_them(load, make):
         open_run(store, load("seed=7"), prompt_versions={})
 
 
+@pytest.mark.parametrize("other", [b"{}", b'{"name": "x", "sessions": []}'])
+def test_a_run_json_of_another_program_is_refused_and_left_alone(load, other):
+    store = open_store(load().run_dir)
+    store.put("run.json", other)
+    with pytest.raises(ConfigError, match=r"run\.json: was not written by moaa_ray; give another run_dir"):
+        open_run(store, load(), prompt_versions={})
+    assert store.read("run.json") == other
+
+
 @pytest.mark.parametrize("field", ["generate.block_rows", "generate.phases"])
 def test_blocks_and_phases_below_one_are_refused(load, field):
     with pytest.raises(ConfigError, match=rf"{field} = 0: must be at least 1 or auto"):
