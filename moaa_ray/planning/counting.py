@@ -58,8 +58,13 @@ def count_training(config: SftConfig | DpoConfig, *, num_of_run: int | None, bas
         if counted.num_rows is None:
             return counted
         num = counted.num_rows if part.rows is None else min(part.rows, counted.num_rows)
-        total += num * part.weight * min(1.0, (part.epochs or config.epochs) / config.epochs)
+        total += num * part_of_epoch(part, config.epochs)
     return Counted(num_rows=max(1, round(total)))
+
+
+def part_of_epoch(part: TrainingData, num_epochs: int) -> float:
+    """What part of a dataset an epoch takes, in the mean over all epochs; above 1 where it takes rows again."""
+    return part.weight * min(1.0, (part.epochs or num_epochs) / num_epochs)
 
 
 def _rows_in(part: TrainingData, *, num_of_run: int | None, base_dir: str | Path) -> Counted:

@@ -7,9 +7,10 @@ from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.data.student_files import student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import LoadedTraining
+from moaa_ray.planning.counting import part_of_epoch
 from moaa_ray.planning.pools import labelled_nodes
 from moaa_ray.planning.training import TrainingPlan, plan_training
-from moaa_ray.settings.training import DpoConfig, SftConfig
+from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.lora import LoraSettings, add_adapters
 from moaa_ray.training.losses import LossSettings
@@ -65,13 +66,14 @@ def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: Ch
 
 
 def plan_of_stage(
-    loaded: LoadedTraining, stage: Stage, cluster: Cluster, prepared: Sequence[Prepared]
+    loaded: LoadedTraining, stage: Stage, cluster: Cluster, prepared: Sequence[tuple[TrainingData, Prepared]]
 ) -> TrainingPlan | None:
     """What `moaa plan` says of the stage with so many rows as there are; None where it says that it cannot fit."""
-    rows = sum(part.num_rows - sum(part.dropped.values()) for part in prepared)
+    epochs = (loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo).epochs
+    rows = sum((found.num_rows - sum(found.dropped.values())) * part_of_epoch(data, epochs) for data, found in prepared)
     try:
         return plan_training(
-            loaded.recipe, stage, loaded.recipe.student, cluster, max(1, rows), base_dir=loaded.base_dir
+            loaded.recipe, stage, loaded.recipe.student, cluster, max(1, round(rows)), base_dir=loaded.base_dir
         )
     except ConfigError:  # it knows by sums what training is about to find out, and is not always right
         return None

@@ -176,7 +176,8 @@ def _train(
                 f"{stage}: export = best and early_stopping need validation, and validation_fraction = "
                 f"{config.validation_fraction} of these rows is none; raise it, or leave both out"
             )
-        planned = plan_of_stage(loaded, stage, cluster, prepared)
+        taken = [(dataset.config, part) for dataset, part in zip(datasets, prepared, strict=True)]
+        planned = plan_of_stage(loaded, stage, cluster, taken)
         plan = _plan_of(loaded, stage, [dataset.source(store) for dataset in datasets])
         job = make_job(
             loaded, stage, config, student, datasets, plan, fingerprint=fingerprint, epoch=epoch.number,

@@ -13,6 +13,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.loading import load_training
 from moaa_ray.planning.cluster import parse_cluster
 from moaa_ray.planning.training import plan_training
+from moaa_ray.settings.training import TrainingData
 from moaa_ray.training_stage.datasets import Prepared, StudentFiles
 from moaa_ray.training_stage.jobs import make_job, plan_of_stage, workers_of
 
@@ -46,9 +47,10 @@ def test_the_workers_are_those_that_the_labelled_nodes_have_room_for():
 def test_what_is_expected_of_the_rows_that_are_there_is_what_moaa_plan_says_of_so_many():
     loaded = load_training(RECIPE)
     cluster = parse_cluster("gpus=16,gpu=H100,cpus=64")
-    prepared = [Prepared(num_rows=5010, num_units=9, num_validation_units=0, num_tokens=9, dropped=Counter(empty=10))]
+    found = Prepared(num_rows=5010, num_units=9, num_validation_units=0, num_tokens=9, dropped=Counter(empty=10))
+    prepared = [(TrainingData(path="a", weight=0.5), found), (TrainingData(path="b", epochs=3), found)]
     student = loaded.recipe.student
     assert plan_of_stage(loaded, "sft", cluster, prepared) == plan_training(
-        loaded.recipe, "sft", student, cluster, 5000, base_dir=loaded.base_dir
-    )
+        loaded.recipe, "sft", student, cluster, 2500 + 2500, base_dir=loaded.base_dir
+    ), "of the one half of its rows in each of 6 epochs, of the other all in three of them"
     assert plan_of_stage(loaded, "sft", parse_cluster("gpus=1,gpu=L40S,cpus=8"), prepared) is None, "it cannot fit"
