@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from moaa_ray.loading import RUN, LoadedTraining
+from moaa_ray.settings.training import TrainingData
 from moaa_ray.training_stage.datasets import Dataset, Stage, StudentFiles
 
 _TITLES = {"sft": "supervised fine-tuning", "dpo": "preference training (DPO)"}
@@ -37,7 +38,7 @@ def model_card(
         f"Made by {_TITLES[stage]} with moaa_ray (Mixture of Agents Alignment, arXiv 2505.03059).",
         "",
         f"* started from: `{student.place}`{revision}, hash of its files `{student.digest}`",
-        *(f"* data: `{dataset.place}`, {dataset.digest}" for dataset in datasets),
+        *(f"* data: `{dataset.place}`{_taken(dataset.config)}, {dataset.digest}" for dataset in datasets),
         f"* made with: `{made_with}`, a hash of the settings, the data, the model that it started from, and the seed",
         f"* seed: {recipe.seed}",
         "",
@@ -48,6 +49,12 @@ def model_card(
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _taken(data: TrainingData) -> str:
+    """What is taken of a dataset, where that is not all of it once in every epoch."""
+    set_ones = data.model_dump(exclude={"path"}, exclude_defaults=True)
+    return f" ({', '.join(f'{name}: {value}' for name, value in set_ones.items())})" if set_ones else ""
 
 
 def card_numbers(lines: Sequence[Mapping[str, Any]], best: Mapping[str, float], *, export: str, best_by: str) -> str:

@@ -65,6 +65,15 @@ def test_a_card_of_dpo_names_the_model_that_sft_left_or_the_one_that_the_recipe_
     assert card(tmp_path, "dpo", fingerprint="1") != card(tmp_path, "dpo", fingerprint="2")
 
 
+def test_a_card_says_what_was_taken_of_a_dataset(tmp_path):
+    model_folder(tmp_path / "student")
+    model_folder(tmp_path / "run/models/sft")
+    data = [{"path": "pairs.jsonl", "rows": 1, "weight": 0.5}, {"path": "pairs.jsonl", "epochs": 2}]
+    text = card(tmp_path, "dpo", data=data)
+    assert "* data: `pairs.jsonl` (rows: 1, weight: 0.5), hash of its files `" in text
+    assert "* data: `pairs.jsonl` (epochs: 2), hash of its files `" in text
+
+
 def line(step: int, **more: float) -> dict:
     return {"step": step, "num_steps": 3, "time": 1.7e9, "loss": 0.5 + step, **more}
 
