@@ -14,6 +14,7 @@ from moaa_ray.data.locations import SourceFiles
 from moaa_ray.data.readers import (
     BadRecord,
     Record,
+    batches_of,
     is_plain_lines,
     line_parts,
     no_column,
@@ -86,7 +87,7 @@ def read_chunk(files: SourceFiles, chunk: Chunk, columns: Sequence[str]) -> Iter
         groups = [i for i in range(len(sizes)) if starts[i] < chunk.stop and starts[i + 1] > chunk.start]
         wanted = [column for column in columns if column in parquet.schema_arrow.names]
         number = starts[groups[0]]
-        for batch in parquet.iter_batches(256, row_groups=groups, columns=wanted):
+        for batch in batches_of(parquet, groups, wanted):
             first, last = max(0, chunk.start - number), min(batch.num_rows, chunk.stop - number)
             if first < last:
                 part = batch.slice(first, last - first)

@@ -13,7 +13,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -211,7 +211,7 @@ def _csv_rows(lines: Iterator[bytes], name: str) -> Numbered:
 def _columnar(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str] | None) -> Numbered:
     if kind == "parquet":
         parquet = pq.ParquetFile(raw, buffer_size=2**20)
-        schema, batches = parquet.schema_arrow, parquet.iter_batches(_ROWS_AT_A_TIME, columns=columns)
+        schema, batches = parquet.schema_arrow, batches_of(parquet, range(parquet.num_row_groups), columns)
     else:
         is_stream = raw.read(6) != b"ARROW1"
         raw.seek(0)
@@ -233,6 +233,11 @@ def _columnar(raw: IO[bytes], kind: FileFormat, name: str, columns: Sequence[str
                 raise DataError(f"{name}, rows {number + 1} to {number + part.num_rows}: {error}; mend them") from error
             yield from enumerate(records, number + 1)
             number += part.num_rows
+
+
+def batches_of(parquet: pq.ParquetFile, groups: Iterable[int], columns: Sequence[str] | None) -> Iterator[Any]:
+    """Rows of row groups, one after the other: Arrow cannot join categories within messages over several."""
+    return (part for i in groups for part in parquet.iter_batches(_ROWS_AT_A_TIME, row_groups=[i], columns=columns))
 
 
 def no_column(

@@ -64,6 +64,18 @@ def test_one_large_row_group_is_cut_too(tmp_path):
     assert [record["id"] for _, record in read_chunk(files, chunks[2], ["id"])] == [str(i) for i in range(600, 900)]
 
 
+def test_messages_with_roles_as_categories_are_read_over_several_row_groups(tmp_path):
+    roles, texts = pa.array(["user", "assistant"] * 5).dictionary_encode(), pa.array([str(i) for i in range(10)])
+    messages = pa.StructArray.from_arrays([roles, texts], ["role", "content"])
+    table = pa.table({"messages": pa.ListArray.from_arrays(list(range(0, 12, 2)), messages)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    files = find_files("a.parquet", field="x", base_dir=str(tmp_path))
+    wanted = [{"messages": said} for said in table["messages"].to_pylist()]
+    chunks = find_chunks(files, chunk_rows=2)
+    assert [record for chunk in chunks for _, record in read_chunk(files, chunk, ["messages"])] == wanted
+    assert [record for _, record in read_records(files)] == wanted
+
+
 def test_a_dataset_without_rows_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no row"):
         find_chunks(write(tmp_path, "parquet", [0]), chunk_rows=4)
