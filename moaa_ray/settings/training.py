@@ -220,3 +220,13 @@ class DpoConfig(TrainingConfig):
                 "leave one of them out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _loss_has_it(self) -> Self:
+        for name, owner in (("label_smoothing", "robust"), ("gamma", "simpo")):
+            value = getattr(self, name)
+            if self.loss != owner and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {value} with loss = {self.loss}: only {owner} has it; leave it out, or choose {owner}"
+                )
+        return self

@@ -21,6 +21,20 @@ def test_what_a_strategy_does_not_do_is_refused(settings, said):
         DpoConfig.model_validate(settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"label_smoothing": 0.1}, "label_smoothing = 0.1 with loss = sigmoid: only robust has it"),
+        ({"loss": "ipo", "gamma": 1.0}, "gamma = 1.0 with loss = ipo: only simpo has it"),
+    ],
+)
+def test_what_a_loss_does_not_have_is_refused(settings, said):
+    with pytest.raises(ValidationError, match=said):
+        DpoConfig.model_validate(settings)
+
+
 def test_what_it_does_is_taken():
+    assert DpoConfig(loss="robust", label_smoothing=0.1, gamma=0.5).label_smoothing == 0.1
+    assert DpoConfig(loss="simpo", gamma=1.2).gamma == 1.2
     assert SftConfig(strategy="deepspeed", cpu_offload=True, sharding="node").cpu_offload
     assert SftConfig(sharding="all", keep_gathered=True, compile=True).sharding == "all"
