@@ -111,8 +111,8 @@ class JuryJudge(PairwiseConfig):
         for label in (slot.label for slot in self.members):
             if re.search(r"\.r\d+$", label):
                 raise ValueError(
-                    f"a member is called {label!r}, and verdicts of names that end so are read as those of a round of "
-                    "a knockout; give it another `name`"
+                    f"members: one is called {label!r}, and verdicts of names that end so are read as those of a round "
+                    "of a knockout; give it another `name`"
                 )
         return _with_distinct_labels(self, self.members, "members")
 
@@ -136,7 +136,7 @@ class AspectsJudge(JudgeSlotConfig):
     def _distinct_aspects(self) -> Self:
         twice = [aspect for aspect, count in Counter(self.aspects).items() if count > 1]
         if twice:
-            raise ValueError(f"the aspect {twice[0]!r} stands there twice; name each once")
+            raise ValueError(f"aspects: {twice[0]!r} stands there twice; name each once")
         return self
 
 
@@ -168,5 +168,5 @@ def judge_models(judge: Judge) -> list[str]:
 def _with_distinct_labels(judge: _Pairwise, slots: list[JudgeSlotConfig], where: str) -> _Pairwise:
     twice = [label for label, count in Counter(slot.label for slot in slots).items() if count > 1]
     if twice:
-        raise ValueError(f"two {where} of one judge are called {twice[0]!r}; give each its own `name`")
+        raise ValueError(f"{where}: two are called {twice[0]!r}; give each its own `name`")
     return judge

@@ -158,7 +158,7 @@ def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(
     ("judges", "message"),
     [
         ("  two: {kind: llm, model: b}\n", "judges.two.model = 'b': no such model under `models`"),
-        ("  two: {kind: jury, members: [{model: a}, {model: a}]}\n", "two members of one judge are called 'a'"),
+        ("  two: {kind: jury, members: [{model: a}, {model: a}]}\n", "judges\.two\.members: two are called 'a'"),
         (
             "  two: {kind: mixture, proposers: [{model: a}], aggregator: {model: a}, criteria_by: c}\n",
             "criteria_by = 'c' is none of a, a",
