@@ -6,7 +6,7 @@ checked where they are read.
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,12 +20,13 @@ from moaa_ray.recipe import PreferenceRecipe, Recipe, Run, TrainingRecipe
 from moaa_ray.settings import checks
 from moaa_ray.settings.mixture import MixtureConfig
 from moaa_ray.settings.models import ClassifierModel, Model, RuleModel, WeightsModel
-from moaa_ray.settings.slots import name_problems
+from moaa_ray.settings.slots import model_slots, name_problems
 from moaa_ray.settings.yaml_text import parse_yaml
 
 _MAX_RECIPE_BYTES = 128 * 1024
 _MAX_PROBLEMS = 50
 _MAX_PROBLEM_CHARS = 1000
+_SCORERS = (ClassifierModel, RuleModel)
 _MODEL = TypeAdapter[Model](Model, config=ConfigDict(hide_input_in_errors=True))
 
 
@@ -153,35 +154,44 @@ def _override(data: dict, text: str, number: int) -> str:
 
 def _disk_problems(data: Mapping, base_dir: Path) -> list[str]:
     """What the local files of models lack, and windows that are too small; sections wrong in themselves are skipped."""
-    problems, windows, scorers = [], {}, set()
+    problems, models, windows = [], {}, {}
     for name, section in checks.mapping(data, "models").items():
         try:
-            model = _MODEL.validate_python(section, strict=True)
+            model = models[name] = _MODEL.validate_python(section, strict=True)
         except ValidationError:
             continue
         if isinstance(model, WeightsModel) and model.model.startswith(RUN):
             continue  # a stage of this run makes it
-        if isinstance(model, ClassifierModel | RuleModel):
-            scorers.add(name)
-        else:
+        if not isinstance(model, _SCORERS):
             windows[name] = window_of(model, base_dir)
         if isinstance(model, WeightsModel):
             problems += model_problems(f"models.{name}", model, base_dir)
+    problems += _role_problems(data, models)
     try:
         mixture = MixtureConfig.model_validate(data.get("mixture"), strict=True)
     except ValidationError:
         return problems
-    return problems + _writing_problems(mixture, scorers) + checks.window_problems(mixture, windows)
+    return problems + checks.window_problems(mixture, windows)
 
 
-def _writing_problems(mixture: MixtureConfig, scorers: Collection[str]) -> list[str]:
-    """Slots of the mixture whose model gives a number where text is wanted."""
-    slots = {"mixture.aggregator": mixture.aggregator}
-    for i, layer in enumerate(mixture.layers):
-        slots |= {f"mixture.layers.{i}.proposers.{j}": slot for j, slot in enumerate(layer.proposers)}
-    return [
-        f"{path}.model = {checks.shown(slot.model)}: scores what others wrote and writes nothing itself; take a model "
-        "with engine vllm or openai"
-        for path, slot in slots.items()
-        if slot.model in scorers
-    ]
+def _role_problems(data: Mapping, models: Mapping[str, Model]) -> list[str]:
+    """Slots whose model gives a number where text is wanted, and judges that score whose model writes text."""
+    judges = checks.mapping(data, "judges")
+    scored = {f"judges.{name}.model" for name in judges if checks.mapping(judges, name).get("kind") == "score"}
+    problems = []
+    for field, name in model_slots(data):
+        if field.startswith("evaluate.") or name not in models:
+            continue  # an evaluation has rules of its own for who may judge
+        is_scorer = isinstance(models[name], _SCORERS)
+        told = f"{field} = {checks.shown(name)}: "
+        if field in scored and not is_scorer:
+            problems.append(
+                f"{told}writes text and gives no number; take a model with engine classifier or rule, or a judge of "
+                "kind llm or aspects"
+            )
+        elif is_scorer and field not in scored:
+            problems.append(
+                f"{told}scores what others wrote and writes nothing itself; take a model with engine vllm or openai"
+                + (", or a judge of kind score" if field.startswith("judges.") else "")
+            )
+    return problems

@@ -158,17 +158,37 @@ def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(
     ("judges", "message"),
     [
         ("  two: {kind: llm, model: b}\n", "judges.two.model = 'b': no such model under `models`"),
-        ("  two: {kind: jury, members: [{model: a}, {model: a}]}\n", "judges\.two\.members: two are called 'a'"),
+        ("  two: {kind: jury, members: [{model: a}, {model: a}]}\n", r"judges\.two\.members: two are called 'a'"),
         (
             "  two: {kind: mixture, proposers: [{model: a}], aggregator: {model: a}, criteria_by: c}\n",
             "criteria_by = 'c' is none of a, a",
         ),
         ("  two: {kind: dice}\n", "judges.two"),
+        ("  two: {kind: score, model: a}\n", "judges.two.model = 'a': writes text and gives no number"),
     ],
 )
 def test_judges_are_checked_with_the_recipe(tmp_path, judges, message):
     with pytest.raises(ConfigError, match=message):
         load_preference(write(tmp_path, more=judges))
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ("  two: {kind: llm, model: r}\n", "judges.two.model"),
+        ("  two: {kind: aspects, model: r}\n", "judges.two.model"),
+        ("  two: {kind: jury, members: [{model: a}, {model: r}]}\n", "judges.two.members.1.model"),
+        ("  two: {kind: mixture, proposers: [{model: a}], aggregator: {model: r}}\n", "judges.two.aggregator.model"),
+        ("sample: {model: r}\n", "sample.model"),
+    ],
+)
+def test_a_model_that_gives_numbers_is_not_asked_for_text(tmp_path, more, field):
+    path = write(tmp_path, more=more)
+    path.write_text(
+        path.read_text().replace("  a: {engine: fake}", "  a: {engine: fake}\n  r: {engine: rule, function: longest}")
+    )
+    with pytest.raises(ConfigError, match=f"{field} = 'r': scores what others wrote and writes nothing itself"):
+        load_preference(path)
 
 
 def test_parquet_of_the_judge_stage_can_be_read_as_plain_tables(tmp_path):
