@@ -69,8 +69,17 @@ def judge(
     manifest = _candidates_manifest(store)
     own = open_store(judge_folder(loaded.run_dir, name))
     facts = {**manifest.facts, "judge": name}
-    rows = _candidate_rows(store)
-    summary = judge_rows(loaded, name, own, rows, facts=facts, restart=restart, console=console)
+    summary = judge_rows(
+        loaded,
+        name,
+        own,
+        _candidate_rows(store),
+        facts=facts,
+        # Without its name the command would forget what the judge in use has said.
+        restart_command=f"moaa judge {f'--judge {name} ' * (name != in_use)}--restart",
+        restart=restart,
+        console=console,
+    )
     reading = judge_reading(loaded.recipe, name, own)
     pairs, judged = publish_pairs(store, own, loaded, reading, facts=facts, is_in_use=name == in_use)
     stats = {name: judge_stats(prompts, seed=loaded.recipe.seed) for name, prompts in judged.items()}

@@ -16,7 +16,9 @@ from moaa_ray.pipeline import load_run
 from moaa_ray.planning.run import plan_for_cli
 from moaa_ray.preference.judge import judge
 from moaa_ray.preference.sample import sample
+from moaa_ray.run_record import check_stage, join_run
 from moaa_ray.training_stage.stage import train_stage
+from tests.preference.test_judge_stage import publish_candidates
 
 RECIPE = """
 name: refused
@@ -69,6 +71,18 @@ def test_judging_needs_candidates_and_a_judge(tmp_path):
     two = write(tmp_path, more="  other: {kind: llm, model: a}\n")
     with pytest.raises(ConfigError, match=r"judge.use = '': the recipe's judges are one, other"):
         judge(load_preference(two))
+
+
+@pytest.mark.parametrize(("name", "command"), [("one", ""), ("other", "--judge other ")])
+def test_a_judge_that_changed_is_begun_anew_by_a_command_that_names_it(tmp_path, name, command):
+    loaded = load_preference(write(tmp_path, more="  other: {kind: llm, model: a}\njudge: {use: one}\n"))
+    own = open_store(f"{loaded.run_dir}/judges/{name}")
+    join_run(open_store(loaded.run_dir), loaded)
+    join_run(own, loaded)
+    publish_candidates(tmp_path, 2)
+    check_stage(own, "judge", {"seed": "1"}, restart_command="")
+    with pytest.raises(ConfigError, match=f"begin the stage anew with `moaa judge {command}--restart`"):
+        judge(loaded, name=name)
 
 
 def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
