@@ -92,9 +92,10 @@ def pair_card(pair: PairFacts, record: Record) -> Card:
 
 
 def no_pair_card(one: NoPair, failure: Record, record: Record | None) -> Card:
-    """A prompt without a pair; its FAILURES record, and its JUDGMENTS record where it was judged."""
+    """A prompt without a pair; its FAILURES record, and its JUDGMENTS record where it was judged, if too seldom."""
     if record is not None:
-        return _judged_card(record, {}, outcome=one.reason, is_pair=False, why=why_dropped(one.reason, record))
+        why = why_dropped(one.reason, record) if one.status == "dropped" else f"Not ranked: {failure['detail']}."
+        return _judged_card(record, {}, outcome=one.reason, is_pair=False, why=why)
     why = why_dropped(one.reason) if one.status == "dropped" else f"Not judged: {one.status}."
     return Card(
         id=one.id,

@@ -12,7 +12,7 @@ from moaa_ray.reporting.cards import Card, no_pair_card, pair_card
 from moaa_ray.reporting.choosing import NoPair, PairFacts, choose_prompts, no_pairs, pair_facts, spread
 from moaa_ray.reporting.comparisons import Meeting, score_text
 from moaa_ray.reporting.judge_files import JudgeFiles, find_judge
-from moaa_ray.reporting.lookup import find_in_file, find_rows
+from moaa_ray.reporting.lookup import find_in_file, find_rows, is_published
 from moaa_ray.reporting.page import render
 from moaa_ray.reporting.page_template import TEMPLATE
 from moaa_ray.run_record import read_run
@@ -107,11 +107,12 @@ def _pair_cards(files: JudgeFiles, shown: Sequence[PairFacts]) -> list[Card]:
 
 def _no_pair_cards(files: JudgeFiles, dropped: Sequence[NoPair]) -> list[Card]:
     ids = [one.id for one in dropped]
-    records = _records(files.own, ids)
+    records = {**_records(files.own, ids), **_records(files.own, ids, "undecided")}
     rows = find_in_file(files.pairs, f"failures/{files.failures}.parquet", ids) if ids else ()
     failures = {found.record["id"]: found.record for found in rows}
     return [no_pair_card(one, failures[one.id], records.get(one.id)) for one in dropped]
 
 
-def _records(own: Store, ids: Sequence[str]) -> dict[str, Any]:
-    return {found.record["id"]: found.record for found in find_rows(own, "judgments", ids)}
+def _records(own: Store, ids: Sequence[str], folder: str = "judgments") -> dict[str, Any]:
+    rows = find_rows(own, folder, ids) if is_published(own, folder) else ()
+    return {found.record["id"]: found.record for found in rows}

@@ -73,9 +73,9 @@ def _judge_part(files: JudgeFiles, row_id: str, out: Layout, *, with_prompt: boo
     state = _state(files.own, "judge", row, None if row else failure)
     out.title(f"JUDGE {files.name}   {state}; {in_use}, in judges/{files.name}")
     _prompt(row or failure, out, is_wanted=with_prompt)
-    if row is not None:
-        _judged(row.record, out)
-        _published(files.own, row, out)
+    if judged := row or find_row(files.own, "undecided", row_id):
+        _judged(judged.record, out)
+        _published(files.own, judged, out)
     _made_by(read_run(files.own).get("made_with", {}).get("judge", {}), out)
     if pair is not None:
         chosen, rejected = pair.record["chosen_index"], pair.record["rejected_index"]

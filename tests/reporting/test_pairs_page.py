@@ -177,6 +177,13 @@ def test_a_judge_that_keeps_nothing_still_has_a_page(tmp_path):
     assert Parsed(page).problems == []
 
 
+def test_a_prompt_with_too_few_verdicts_shows_those_that_there_are(tmp_path):
+    silent = judged("r1", ["one", "two", "three"], lambda i, j: "first" if 0 in (i, j) else "")
+    page = page_of(tmp_path, [], failed=[failure("r1")], undecided=[silent])
+    assert "Not ranked: judge: missing_verdicts: 3 of 10." in page
+    assert "3 pairs with their criteria, verdicts and assessments" in page
+
+
 def test_a_long_text_is_folded_between_words_and_a_huge_one_is_cut():
     text = "word " * 400
     head, tail, num_cut = text_parts(text, 100)

@@ -126,6 +126,15 @@ def test_a_prompt_that_only_a_judge_knows_is_shown_with_it(tmp_path):
     assert "Only here?" in trace_prompt(store.uri, "x")
 
 
+def test_the_verdicts_on_a_prompt_with_too_few_of_them_are_shown(tmp_path):
+    silent = judged("r1", ["one", "two", "three"], lambda i, j: "first" if 0 in (i, j) else "")
+    store = write_run(tmp_path, [], failed=[failure("r1")], undecided=[silent])
+    text = trace_prompt(store.uri, "r1")
+    assert "JUDGE moj   failed: judge: missing_verdicts: 3 of 10; failures/judge.parquet row 0" in text
+    assert "0 and 1  0 first: 0  1 first: 1     tie" in text
+    assert "1 and 2  1 first: -  2 first: -     missing" in text
+
+
 def test_a_row_that_failed_in_a_stage_that_stopped_is_told_with_its_failure(store):
     """Its failures file, and for a judge the row's only place, are written when a stage ends."""
     for name, stage in (("", "generate"), ("judges/moj", "judge")):
