@@ -4,6 +4,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.lines.judge import judge_in_use
 from moaa_ray.loading import LoadedPreference
 from moaa_ray.recipe import STAGES, StageName
+from moaa_ray.run_folders import with_student
 from moaa_ray.settings.models import WeightsModel
 
 REPEATED: tuple[StageName, ...] = ("sample", "judge", "dpo")
@@ -23,8 +24,22 @@ def check_stages(loaded: LoadedPreference) -> None:
             f"run.rounds = {recipe.run.rounds} with run.stages = [{names}]: a further round needs all of "
             f"{', '.join(REPEATED)}; add them, or set rounds to 1"
         )
+    if recipe.run.rounds > 1 or recipe.run.iterations > 1:
+        _check_sampled(loaded)
     if recipe.run.iterations > 1:
         _check_improves(loaded, names)
+
+
+def _check_sampled(loaded: LoadedPreference) -> None:
+    """Further candidates come from the model that was tuned on the last ones, which an endpoint does not have."""
+    recipe = with_student(loaded).recipe
+    name = recipe.sample.model
+    if not isinstance(recipe.models[name], WeightsModel):
+        raise ConfigError(
+            f"models.{name}.engine = {recipe.models[name].engine!r}: with run.rounds = {recipe.run.rounds} and "
+            f"run.iterations = {recipe.run.iterations} the student that is sampled from is another one each time, so "
+            "it has to be loaded from the run's own folders; take engine vllm, or set both to 1"
+        )
 
 
 def _check_improves(loaded: LoadedPreference, names: str) -> None:

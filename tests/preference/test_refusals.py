@@ -159,6 +159,14 @@ def test_a_whole_run_is_checked_before_its_first_stage(tmp_path, run, message):
         load_run(write(tmp_path, more=f"run: {run}\n"))
 
 
+@pytest.mark.parametrize("run", ["{rounds: 2}", "{iterations: 2, improves: student}"])
+def test_what_is_tuned_in_one_round_can_be_sampled_from_in_the_next(tmp_path, run):
+    path = write(tmp_path, more=f"run: {run}\n")
+    load_run(path)
+    with pytest.raises(ConfigError, match=r"models\.a\.engine = 'fake': .*take engine vllm, or set both to 1"):
+        load_run(path, ["sample.model=a"])
+
+
 def test_models_that_only_judge_or_are_sampled_from_need_no_slot_of_the_mixture(tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text().replace("{kind: llm, model: a}", "{kind: llm, model: b}"))
