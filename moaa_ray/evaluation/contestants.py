@@ -138,9 +138,15 @@ def _checked(loaded: LoadedPreference, one: Contestant, ahead: Collection[str]) 
 
     ahead: folders of models that are still to be trained.
     """
-    if one.stored is not None:
-        return one
     field = f"evaluate.models.{one.name}"
+    if one.stored is not None:
+        there, wanted = one.stored.model_dump(exclude_none=True), loaded.recipe.evaluate.benchmarks
+        if wanted and not there.keys() & wanted.keys():
+            raise ConfigError(
+                f"{field}: answers {' and '.join(there) or 'nothing'}, so that it has no line in the table; give the "
+                f"file with its answers to {' or '.join(wanted)}, or take it out"
+            )
+        return one
     _check_writes(loaded, one.engine, field=field)
     model = loaded.recipe.models[one.engine]
     if not isinstance(model, VllmModel):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from moaa_ray.errors import ConfigError
 from moaa_ray.evaluation.contestants import find_contestants, run_students
 from moaa_ray.evaluation.stages import answers_made_with
 from moaa_ray.evaluation.summary import place_of
@@ -46,6 +47,14 @@ def test_the_student_comes_first_and_then_what_training_has_left_with_the_studen
     ]
     assert {(model.context_window, model.concurrency) for model in models if isinstance(model, VllmModel)} == {(512, 3)}
     assert len({one.digest for one in found}) == 3
+
+
+@pytest.mark.parametrize(("given", "told"), [("{}", "nothing"), ("{arena_hard: mine.jsonl}", "arena_hard")])
+def test_stored_answers_to_none_of_the_benchmarks_are_refused(recipe, given, told):
+    more = f"evaluate: {{models: {{mine: {given}}}, mt_bench: {{questions: mt.jsonl, judge: student}}}}\n"
+    recipe.write_text(recipe.read_text(encoding="utf-8") + more, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"evaluate.models.mine: answers {told}, .* answers to mt_bench, or"):
+        find_contestants(load_preference(recipe))
 
 
 def test_a_model_that_was_trained_anew_has_another_digest(recipe):
