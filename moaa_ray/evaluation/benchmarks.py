@@ -146,4 +146,7 @@ def _text(path: str, *, field: str, base_dir: str) -> str:
     files = find_files(path, field=field, base_dir=base_dir)
     with files.fs.open(files.paths[0], "rb") as file:
         raw = file.read()
-    return raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+    try:
+        return raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+    except UnicodeDecodeError as error:
+        raise DataError(f"{field} = {path!r}: is not UTF-8 text; give the published file") from error

@@ -72,6 +72,12 @@ def test_names_files_and_judges_are_checked_before_anything_starts(recipe, overr
     assert not (recipe.parent / "run").exists()
 
 
+def test_difficulties_that_are_no_text_are_refused_with_their_field(recipe):
+    (recipe.parent / "d.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"evaluate.alpaca_eval.difficulties = 'd.csv': is not UTF-8 text"):
+        evaluate(load_preference(recipe, ["evaluate.alpaca_eval.difficulties=d.csv"]))
+
+
 WHOLE = """
 prompts: {sources: [{path: p.jsonl}]}
 mixture: {layers: [{proposers: [{model: m}]}], aggregator: {model: m}}
