@@ -203,11 +203,21 @@ def parse_difficulties(text: str, ids: Sequence[str]) -> dict[str, float]:
 
 
 def parse_gamed(text: str) -> tuple[GamedAnnotation, ...]:
-    """The rows of the published df_gamed.csv. Raises DataError on missing columns and on what is no number."""
+    """The rows of the published df_gamed.csv.
+
+    Raises DataError on missing columns, on what is no number, and on a preference outside [0, 1].
+    """
     columns = ("preference", "std_delta_len", "instruction_difficulty")
+    rows = _numbers(text, "df_gamed.csv", columns)
+    for number, (preference, *_) in enumerate(rows, 2):
+        if not 0 <= preference <= 1:
+            raise DataError(
+                f"df_gamed.csv, row {number}: preference = {preference:g} is not from 0 (baseline) to 1 (model); "
+                "unlike annotations, the published file does not count from 1 to 2; give it as it is"
+            )
     return tuple(
         GamedAnnotation(preference=preference, length_difference=difference, difficulty=difficulty)
-        for preference, difference, difficulty in _numbers(text, "df_gamed.csv", columns)
+        for preference, difference, difficulty in rows
     )
 
 

@@ -196,6 +196,11 @@ def test_gamed_rows_are_read_by_their_columns():
     assert parse_gamed(text) == (GamedAnnotation(preference=0.25, length_difference=-1.5, difficulty=0.5),)
 
 
+def test_gamed_rows_that_count_preferences_from_1_to_2_are_refused():
+    with pytest.raises(DataError, match=r"df_gamed.csv, row 3: preference = 1.75 is not from 0 .* to 1"):
+        parse_gamed("preference,std_delta_len,instruction_difficulty\n0.25,-1.5,0.5\n1.75,-1.5,0.5\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
