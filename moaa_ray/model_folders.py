@@ -15,6 +15,9 @@ from moaa_ray.settings.models import ClassifierModel, Model, ModelConfig, VllmMo
 _MAX_JSON_BYTES = 64 * 2**20
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_BY_LONGEST = ("dynamic", "longrope", "su")
+"""Kinds of rope whose frequencies are others where a sequence is longer than a length under one of these names."""
+_ORIGINAL = ("original_max_position_embeddings", "max_position_embeddings")
 _STRETCHED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -71,6 +74,20 @@ def window_of_folder(folder: str) -> int | None:
     if type(tokens) is not int or type(factor) not in (int, float) or not 0 < tokens < 2**40 or not 0 < factor < 2**20:
         return None
     return int(tokens * max(1, factor))
+
+
+def training_window_of_folder(folder: str) -> int | None:
+    """The same in training: where rotary frequencies go by the longest sequence at hand, only so far as they do not.
+
+    All documents of a pack are computed at once, and a longer one would turn the others' positions with its own.
+    """
+    config = _json(Path(folder, "config.json"))
+    rope = {**checks.mapping(config, "rope_parameters"), **checks.mapping(config, "rope_scaling")}
+    window = window_of_folder(folder)
+    if window is None or rope.get("rope_type", rope.get("type")) not in _BY_LONGEST:
+        return window
+    told = [part.get(name) for part in (rope, config) for name in _ORIGINAL]
+    return min([window, *(tokens for tokens in told if type(tokens) is int and tokens > 0)])
 
 
 def model_problems(path: str, model: WeightsModel, base_dir: Path) -> list[str]:

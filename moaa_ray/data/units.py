@@ -85,7 +85,7 @@ def fit(document: Document, settings: UnitSettings) -> Document:
     if num_tokens <= limit:
         return document
     if settings.over_long == "drop":
-        whose = "max_tokens" if limit == settings.max_tokens else "the student's window (max_position_embeddings)"
+        whose = "max_tokens" if limit == settings.max_tokens else "the student's window (positions in its config.json)"
         raise DocumentError("over_long", f"{num_tokens} tokens, {whose} is {limit}")
     counted = np.flatnonzero(document.counts[1:limit]) + 1
     if not len(counted):

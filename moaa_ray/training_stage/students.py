@@ -8,7 +8,7 @@ from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import FILES, digest_of_model, student_folder
 from moaa_ray.errors import ConfigError
 from moaa_ray.loading import RUN, LoadedTraining
-from moaa_ray.model_folders import local_problems, resolve_model, resolve_path, window_of_folder
+from moaa_ray.model_folders import local_problems, resolve_model, resolve_path, training_window_of_folder
 from moaa_ray.training_stage.datasets import Stage, StudentFiles
 
 
@@ -35,7 +35,7 @@ def student_of(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
         _check_on_policy(open_store(loaded.run_dir), place, digest_of_model(folder))
     if problems := local_problems("student", Path(folder), has_template=bool(text)):
         raise ConfigError("\n  ".join([f"{stage} cannot start from this model:", *problems]))
-    digest, window = digest_of_model(folder), window_of_folder(folder)
+    digest, window = digest_of_model(folder), training_window_of_folder(folder)
     return StudentFiles(place=place, revision=revision, digest=digest, chat_template=text, window=window)
 
 

@@ -52,7 +52,7 @@ def test_a_document_that_is_too_long_is_refused_with_its_length():
     with pytest.raises(DocumentError, match="3 tokens, max_tokens is 2") as caught:
         fit(document([1, 2, 3], [0, 1, 0]), the(max_tokens=2))
     assert caught.value.rule == "over_long"
-    with pytest.raises(DocumentError, match=r"3 tokens, the student's window \(max_position_embeddings\) is 2"):
+    with pytest.raises(DocumentError, match=r"3 tokens, the student's window \(positions in its config.json\) is 2"):
         fit(document([1, 2, 3], [0, 1, 0]), the(window=2))
 
 

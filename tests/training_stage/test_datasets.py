@@ -17,6 +17,15 @@ from tests.settings.test_checks import model_folder
     [
         ({"max_position_embeddings": 512}, 512),
         ({"max_position_embeddings": 512, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, 1000),
+        ({"max_position_embeddings": 512, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 512),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "original_max_position_embeddings": 512,
+                "rope_parameters": {"rope_type": "longrope"},
+            },
+            512,
+        ),
         ({"max_position_embeddings": 4096}, 1000),
         ({"n_positions": 77}, 1000),
     ],
