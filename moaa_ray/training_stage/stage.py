@@ -98,7 +98,7 @@ def _check(config: SftConfig | DpoConfig, stage: Stage, store: Store) -> None:
             "on one that all nodes share, or choose fsdp2"
         )
     if config.workers != "auto":
-        check_divides(config.batch, config.workers, config.micro_batch)
+        check_divides(config.batch, config.workers, config.micro_batch, field=f"{stage}.batch")
 
 
 def _plan_of(loaded: LoadedTraining, stage: Stage, sources: Sequence[Source]) -> BatchPlan:
@@ -162,7 +162,7 @@ def _train(
             check_nodes(store.uri)
         cluster = ray_cluster(config.cpu_slots, is_local=is_local)
         workers = workers_of(stage, config, cluster)
-        check_divides(config.batch, workers.num, config.micro_batch)
+        check_divides(config.batch, workers.num, config.micro_batch, field=f"{stage}.batch")
         prepared = []
         for dataset in datasets:
             if dataset.is_prepared(store):

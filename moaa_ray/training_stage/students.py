@@ -30,7 +30,8 @@ def student_of(loaded: LoadedTraining, stage: Stage) -> StudentFiles:
             )
         else:
             text = ""  # the export holds the template that SFT trained with
-    folder = student_folder(place, revision)
+    is_named = stage == "dpo" and bool(recipe.dpo.student)
+    folder = student_folder(place, revision, field="dpo.student" if is_named else "student.model")
     if stage == "dpo" and not recipe.dpo.data:
         _check_on_policy(open_store(loaded.run_dir), place, digest_of_model(folder))
     if problems := local_problems("student", Path(folder), has_template=bool(text)):
