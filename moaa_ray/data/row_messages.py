@@ -53,7 +53,7 @@ def id_of(row: Mapping[str, Any]) -> str:
 def conversation(row: Mapping[str, Any], column: str, *, text_of: str = "") -> Conversation:
     """The column's messages; a text is one message of the role text_of, where that is given.
 
-    Raises DocumentError: wrong_type, tools, tool_calls, reasoning.
+    Raises DocumentError: wrong_type, tools, tool_calls, reasoning, weight.
     """
     if row.get("tools") not in (None, "", [], (), "[]", "null"):
         said = "column 'tools' offers tools, which no document would show; write them into the system message"
@@ -76,6 +76,11 @@ def conversation(row: Mapping[str, Any], column: str, *, text_of: str = "") -> C
         if thought := next((name for name in _THOUGHTS if one.get(name)), ""):
             said = f"column {column!r}: message {i} has a {thought}, which no document would hold; write it into its "
             raise DocumentError("reasoning", said + "content, as the chat template would, or take the field away")
+        if role == "assistant" and one.get("weight") not in (None, 1):
+            said = (
+                f"column {column!r}: message {i} has weight {one['weight']!r:.20}, and every assistant turn is learnt; "
+            )
+            raise DocumentError("weight", said + "end the conversation before it, or take the field away")
         if role == "assistant" and one.get("finish_reason") in CUT_SHORT:
             cut.add(i - 1)
         messages.append(Message(role=role, content=content))

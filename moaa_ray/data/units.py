@@ -98,7 +98,7 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
     """Rows with messages (and id, flags, finish_reason) as packs of whole documents, training and validation apart.
 
     Which completions were cut at a length: see row_messages.cut_turns. Refused by rule: those of DocumentTokenizer and
-    `fit`, wrong_type, tools, tool_calls, reasoning.
+    `fit`, wrong_type, tools, tool_calls, reasoning, weight.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:
@@ -119,7 +119,7 @@ def pair_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, 
 
     chosen and rejected may begin with the prompt's own messages. Which completions were cut at a length: see
     row_messages.cut_turns. Both documents are fitted, each alone. Refused by rule: those of DocumentTokenizer and
-    `fit`, wrong_type, tools, tool_calls, reasoning, other_prompt, repeated_prompt, and same_completions.
+    `fit`, wrong_type, tools, tool_calls, reasoning, weight, other_prompt, repeated_prompt, and same_completions.
     """
 
     def documents_of(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], tuple[Document, ...]]:

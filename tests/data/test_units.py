@@ -247,6 +247,13 @@ def test_tools_that_a_row_offers_are_not_dropped_unseen():
         assert refused([said | {"tools": none}]) == []
 
 
+def test_a_turn_that_is_not_to_be_learnt_is_refused():
+    """OpenAI's format: weight 0 or 1 on an assistant message; datasets without it may have null there."""
+    said = {"role": "assistant", "content": "4"}
+    for weight, expected in ((0, [("r", "weight")]), (0.5, [("r", "weight")]), (1, []), (None, [])):
+        assert refused([{"id": "r", "messages": [*talk("2+2"), said | {"weight": weight}]}]) == expected
+
+
 def test_rows_that_no_document_can_be_made_of_are_refused_by_rule():
     rows = [row("p", "a"), row("q", "a", " "), row("r", "a", "b" * 90)]
     assert refused(rows) == [("p", "no_assistant"), ("q", "empty_completion"), ("r", "over_long")]
