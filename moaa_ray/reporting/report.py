@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moaa_ray.data.store import open_store
+from moaa_ray.errors import ConfigError
 from moaa_ray.reporting import page_numbers
 from moaa_ray.reporting import report_sections as sections
 from moaa_ray.reporting.costs import cost_rows, costs_in
@@ -26,10 +27,13 @@ MOST_BYTES = 5_000_000
 def write_report(run: str, *, num_rows: int, out: str = "") -> str:
     """Write the page, and say where it is: RUN/report.html, or the file `out`.
 
-    Raises ConfigError where there is no run, DataError where its published data are not whole.
+    Raises ConfigError where there is no run or `out` is no file's name, DataError where its published data are not
+    whole.
     """
-    page = render_report(run, num_rows=num_rows, now=time.time()).encode()
     folder, _, name = out.rpartition("/") if out else (run, "", PAGE)
+    if name in ("", ".", ".."):
+        raise ConfigError(f"--out {out}: a folder's name; name a file in it, for instance {out.rstrip('/')}/{PAGE}")
+    page = render_report(run, num_rows=num_rows, now=time.time()).encode()
     store = open_store(folder or ("/" if out.startswith("/") else "."))
     store.put(name, page)
     return f"{store.uri}/{name}: {len(page) / 1e6:.1f} MB"

@@ -334,6 +334,12 @@ def test_the_page_lies_in_the_run_or_where_it_is_wanted(tmp_path):
     assert (tmp_path / "elsewhere" / "page.html").read_bytes() == store.read("report.html")
 
 
+@pytest.mark.parametrize("out", ["pages/", "..", "/"])
+def test_a_page_that_would_have_a_folders_name_is_refused(tmp_path, out):
+    with pytest.raises(ConfigError, match=rf"--out {out}: a folder's name; name a file in it"):
+        write_report(str(tmp_path), num_rows=5, out=out)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"no run\.json there; it is no run directory of moaa_ray"):
         write_report(str(tmp_path), num_rows=5)
