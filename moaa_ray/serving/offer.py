@@ -76,6 +76,12 @@ def offer_of(loaded: LoadedPreference) -> Offer:
             raise ConfigError(f"serve.models.{i} = {name!r}: nothing to serve; {choices(name, offered)}")
     names = tuple(dict.fromkeys(config.models)) or _default_names(loaded, mixture, known)
     mixture = mixture if MIXTURE in names else ()
+    least = mixture[-1].rules.min_proposals if mixture else 0
+    if config.quorum is not None and config.quorum < least:
+        raise ConfigError(
+            f"serve.quorum = {config.quorum}: below mixture.min_proposals = {least}, so that every request would go on "
+            f"with too few proposals and fail; set it to {least} or more, or leave it out to wait for all"
+        )
     alone = {name: _alone(recipe, name) for name in names if name != MIXTURE}
     wanted = dict.fromkeys([p.engine for p in (*mixture, *alone.values())])
     if not wanted:

@@ -37,7 +37,8 @@ class ServeConfig(Config):
     """Seconds a layer of the mixture waits for its proposers; it goes on with those that have answered, if they are
     at least mixture.min_proposals."""
     quorum: int | None = Field(default=None, ge=1)
-    """Proposals of a layer that are enough to go on at once, the slower proposers cancelled; unset: wait for all."""
+    """Proposals of a layer that are enough to go on at once, the slower proposers cancelled; at least
+    mixture.min_proposals. Unset: wait for all."""
     request_timeout_s: float = Field(default=600.0, gt=0)
     """Seconds after which a request has failed, all of it together."""
     max_open_requests: int = Field(default=256, ge=1)

@@ -54,6 +54,14 @@ def test_a_model_called_like_the_mixture_is_refused(tmp_path):
         offer(tmp_path, data)
 
 
+def test_a_quorum_that_the_mixture_would_refuse_is_refused(tmp_path):
+    data = recipe(serve={"quorum": 1}, mixture={"min_proposals": 2})
+    with pytest.raises(ConfigError, match=r"serve.quorum = 1: below mixture.min_proposals = 2, .* set it to 2 or more"):
+        offer(tmp_path, data)
+    assert offer(tmp_path, recipe(serve={"quorum": 2}, mixture={"min_proposals": 2})).mixture
+    assert offer(tmp_path, recipe(serve={"quorum": 1, "models": ["a"]}, mixture={"min_proposals": 2})).names == ("a",)
+
+
 def test_the_aggregators_direct_answer_is_not_asked_for(tmp_path):
     assert [p.name for p in offer(tmp_path, recipe(mixture={"baselines": True})).mixture][-1] == "aggregate"
     assert len(offer(tmp_path, recipe(mixture={"baselines": True})).mixture) == 4
