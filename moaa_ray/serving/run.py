@@ -1,5 +1,6 @@
 """`moaa serve` in the foreground: the models loaded, an address that works, and everything gone at the end."""
 
+import errno
 import json
 import os
 import signal
@@ -136,6 +137,11 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError(
+                    f"serve.host = {host!r}: no address of this machine ({error.strerror}); take one that it has, "
+                    "127.0.0.1 for itself alone or 0.0.0.0 for all"
+                ) from None
             raise ConfigError(
                 f"serve.port = {port}: cannot listen on {host}:{port} ({error.strerror}); take another port, e.g. "
                 f"serve.port={port + 1}"
