@@ -2,7 +2,8 @@
 
 The format is OpenAI's (API reference, "Create chat completion"); top_k, min_p and repetition_penalty are
 vLLM's additions to it. A field that we know and cannot honour is refused unless it has the value that
-asks for nothing; a field that changes no completion is accepted and ignored; any other one is refused.
+asks for nothing; a field for bookkeeping, or that asks models to think or talk more or less, is accepted and
+ignored, as chat UIs send such to any model; any other one is refused.
 """
 
 import json
@@ -17,8 +18,7 @@ from moaa_ray.types import Message
 
 _IGNORED = """
 user metadata store service_tier prompt_cache_key prompt_cache_retention safety_identifier parallel_tool_calls
-reasoning_effort verbosity prediction chat_template_kwargs add_generation_prompt min_tokens skip_special_tokens
-spaces_between_special_tokens priority request_id cache_salt chat_id session_id
+reasoning_effort verbosity prediction priority request_id cache_salt chat_id session_id
 """
 IGNORED = frozenset(_IGNORED.split())
 """Fields of OpenAI, vLLM and chat UIs that are accepted and change nothing here."""
@@ -31,6 +31,11 @@ _ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "include_stop_str_in_output": (False,),
     "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "chat_template_kwargs": ({},),
+    "min_tokens": (0,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "logit_bias": ({},),
