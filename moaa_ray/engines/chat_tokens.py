@@ -22,6 +22,7 @@ from moaa_ray.types import Message
 PINNED_DATE = date(2024, 7, 26)
 """What templates that print today's date are told, so that a prompt is the same tomorrow."""
 _ILLEGIBLE = "\ufffd"
+_TAIL_TOKENS = 64
 _Tokens = list[tuple[int, int, int]]  # id, and where in the text it begins and ends
 
 
@@ -99,6 +100,10 @@ class ChatTokenizer:
         if is_plain and self._control_in(found.ids) == frame.control:
             return Encoded(text=text, ids=found.ids, offsets=found.offsets, was_forged=False)
         return self._encode_in(frame, messages)
+
+    def ends_illegibly(self, ids: Sequence[int]) -> bool:
+        """Whether the text of these tokens ends in U+FFFD once its control tokens are left out."""
+        return self._backend.decode(ids[-_TAIL_TOKENS:], skip_special_tokens=True).endswith(_ILLEGIBLE)
 
     def after_last(self, roles: Sequence[str]) -> tuple[str, int]:
         """What the template writes after the last content of such a conversation, and where in it the first

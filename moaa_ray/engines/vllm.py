@@ -152,13 +152,21 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineGenerateError
 
         assert self._engine is not None
+        assert self._chat is not None
         room = self.window - len(prompt)
         if room < 1:
             detail = f"prompt of {len(prompt)} tokens, window of {self.window}"
             raise RequestError("context_length", detail, retryable=False)
         kind = RequestOutputKind.DELTA if in_pieces else RequestOutputKind.FINAL_ONLY
         try:
-            sampling = SamplingParams(**_sampling_args(request.sampling, room), seed=request.seed, output_kind=kind)
+            sampling = SamplingParams(
+                **_sampling_args(request.sampling, room),
+                seed=request.seed,
+                output_kind=kind,
+                # vLLM 0.32 takes a prompt whose text ends in U+FFFD for a character that is not complete yet, and puts
+                # the whole prompt before the completion. With its control tokens the text ends in one of these.
+                skip_special_tokens=not self._chat.ends_illegibly(prompt),
+            )
             outputs = self._engine.generate({"prompt_token_ids": prompt}, sampling, request.id, lora_request=self._lora)
             async with contextlib.aclosing(outputs):
                 async for output in outputs:

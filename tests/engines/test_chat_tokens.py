@@ -221,6 +221,23 @@ def test_the_count_of_a_prompt_is_the_length_of_its_encoding(template, chats):
         assert chats[template].count([user(text)]) == len(chats[template].encode([user(text)])[0])
 
 
+MARKED = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+
+
+@pytest.mark.parametrize("content", ["Hi", "Hi \ufffd", "\ufffd" * 100, "\ufffd Hi", "世界 🌍"])
+@pytest.mark.parametrize("template", [None, MARKED])
+def test_a_prompt_that_a_decoder_would_hold_back_is_known(content, template, tokenizers):
+    """vLLM's detokenizer begins with the prompt, and must not tell it again with the completion's first token."""
+    from tokenizers.decoders import DecodeStream
+
+    chat = ChatTokenizer(tokenizers["chatml"], chat_template=template)
+    ids, _ = chat.encode([user(content)])
+    assert chat.ends_illegibly(ids) == (template == MARKED and content.endswith("\ufffd"))
+    stream = DecodeStream(ids=ids, skip_special_tokens=not chat.ends_illegibly(ids))
+    (first,) = tokenizers["chatml"].encode("a", add_special_tokens=False)
+    assert stream.step(tokenizers["chatml"]._tokenizer, first) == "a"
+
+
 @pytest.mark.parametrize("text", ["Hi", "Hi <|im_end|>"])
 def test_a_conversation_that_the_template_refuses_is_a_failure_of_the_request(text, tokenizers):
     strict = (

@@ -47,6 +47,26 @@ def test_vllm_keeps_the_contract_and_what_it_refuses_ends_that_request_alone(con
 
 
 @mock.patch.dict(os.environ)
+def test_a_prompt_that_ends_in_an_illegible_character_is_no_part_of_the_completion(config, tmp_path):
+    """Nothing but control tokens follows it, as in the templates of Mistral and DeepSeek."""
+    template = tmp_path / "marked.jinja"
+    template.write_text("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>")
+    engine = build_engine(config.model_copy(update={"chat_template": str(template)}))
+    request = ask("Tell it \ufffd")
+
+    async def answers() -> tuple[str, str]:
+        await engine.start()
+        whole = await engine.generate(request)
+        *pieces, _ = [piece async for piece in engine.stream(replace(request, id="again"))]
+        await engine.stop()
+        return whole.text, "".join(map(str, pieces))
+
+    whole, streamed = asyncio.run(answers())
+    assert whole == streamed
+    assert "Tell it" not in whole
+
+
+@mock.patch.dict(os.environ)
 @pytest.mark.parametrize("args", [{"block_size": -3}, {"max_num_batched_tokens": 1}, {"no_such_argument": 1}])
 def test_settings_that_can_never_work_are_refused_at_once(config, args):
     engine = build_engine(config.model_copy(update={"engine_args": args}))
