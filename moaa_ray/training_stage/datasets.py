@@ -15,7 +15,7 @@ from moaa_ray.core.batches import Source
 from moaa_ray.data import schemas
 from moaa_ray.data.chunks import check_columns, digest_of_files, drawn_rows, find_chunks
 from moaa_ray.data.locations import SourceFiles, find_files
-from moaa_ray.data.manifest import MANIFEST
+from moaa_ray.data.manifest import MANIFEST, read_manifest
 from moaa_ray.data.store import Store
 from moaa_ray.data.unit_store import UnitStore, finish
 from moaa_ray.data.units import UnitSettings
@@ -102,13 +102,9 @@ def find_datasets(
         packing=isinstance(config, SftConfig) and config.packing,
         all_tokens=isinstance(config, SftConfig) and config.all_tokens,
     )
-    published, maker = PUBLISHED[stage][0], {"sft": "generate", "dpo": "judge"}[stage]
-    if not config.data and not store.list(published):
-        raise ConfigError(
-            f"{store.uri}/{published}: nothing there to train on; run `moaa {maker}` first, or name data under "
-            f"{stage}.data"
-        )
-    own = TrainingData(path=f"{store.uri}/{published}")
+    if not config.data:
+        _check_published(store, stage)
+    own = TrainingData(path=f"{store.uri}/{PUBLISHED[stage][0]}")
     datasets = []
     for i, part in enumerate(config.data or [own]):
         place = f"{store.uri}/{part.path.removeprefix(RUN)}" if part.path.startswith(RUN) else part.path
@@ -142,6 +138,22 @@ def find_datasets(
         told = _manifest_hash(files) or f"hash of its files `{digest}`"
         datasets.append(Dataset(config=part, place=place, digest=told, folder=folder, tasks=tuple(tasks)))
     return datasets
+
+
+def _check_published(store: Store, stage: Stage) -> None:
+    """Whether the stage before has left anything to train on."""
+    published, maker = PUBLISHED[stage][0], {"sft": "generate", "dpo": "judge"}[stage]
+    if not store.list(published):
+        raise ConfigError(
+            f"{store.uri}/{published}: nothing there to train on; run `moaa {maker}` first, or name data under "
+            f"{stage}.data"
+        )
+    if store.exists(f"{published}/{MANIFEST}") and not read_manifest(store, published).rows:
+        rules = {"sft": "`filters`", "dpo": "`filters` or `judge`, or take another judge"}[stage]
+        raise DataError(
+            f"{store.uri}/{published}: {maker} has left no row to train on; failures/{maker}.parquet says why for "
+            f"every prompt: loosen the rules under {rules}"
+        )
 
 
 def _manifest_hash(files: SourceFiles) -> str:

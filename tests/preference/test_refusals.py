@@ -10,7 +10,7 @@ import pytest
 from moaa_ray.data import commit, publish, schemas
 from moaa_ray.data.store import open_store
 from moaa_ray.demo.tiny import make_tiny_model
-from moaa_ray.errors import ConfigError
+from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import load_preference, load_recipe, load_training
 from moaa_ray.pipeline import load_run
 from moaa_ray.planning.run import plan_for_cli
@@ -106,6 +106,15 @@ def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
     with pytest.raises(ConfigError, match="1 pairs in 1 epoch do not fill one batch of 2; lower batch, or train on"):
         train_stage(load_training(path, [own]), "dpo")
     assert not store.exists("run.json")
+
+
+def test_dpo_tells_where_the_reasons_are_when_the_judge_has_kept_no_pair(tmp_path, tiny):
+    path = write(tmp_path, more=f"dpo: {{student: {tiny}}}\n")
+    path.write_text(path.read_text().replace("student: {model: tiny}", f"student: {{model: {tiny}}}"))
+    store = open_store(str(tmp_path / "run"))
+    publish.publish(store, commit.take_epoch(store, {}), "pairs", [], schemas.PAIRS, 10, facts={})
+    with pytest.raises(DataError, match=r"run/pairs: judge has left no row to train on; failures/judge.parquet says"):
+        train_stage(load_training(path), "dpo")
 
 
 @pytest.mark.parametrize(
