@@ -92,7 +92,7 @@ def rank_answers(
         own,
         asked,
         facts={"judge": judge},
-        restart_command="moaa baselines --restart",
+        restart_command=f"moaa baselines best --judge {judge} --restart",
         restart=restart,
         console=console,
     )

@@ -89,7 +89,7 @@ def check_judge(
     name: str = "",
     base_dir: str = "",
     restart: bool = False,
-    restart_command: str = "moaa check-judge --restart",
+    restart_command: str = "",
     console: Console | None = None,
 ) -> list[CheckReport]:
     """Check a judge of the recipe on files of labelled pairs, one report for each; called again it goes on.
@@ -110,6 +110,7 @@ def check_judge(
     # Here a verdict that does not come is a result, and no reason to stop.
     tolerant = recipe.judge.model_copy(update={"max_failed_fraction": 1.0})
     loaded = replace(loaded, recipe=recipe.model_copy(update={"judge": tolerant}))
+    restart_command = restart_command or f"moaa check-judge --judge {name} --restart"
     begun = partial(judge_rows, restart=restart, restart_command=restart_command, console=console)
     return [_check(loaded, each, name, begun) for each in files]
 

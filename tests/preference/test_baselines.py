@@ -314,7 +314,7 @@ def test_best_is_what_the_judge_ranks_first_and_each_judge_has_a_dataset_of_its_
         assert clean_run(open_store(str(tmp_path / place))).is_done
     make_baselines(loaded, ["best"])
     changed = [row(f"r{i}", *lengths(i + 1)) for i in range(9)]
-    with pytest.raises(DataError, match=r"`moaa baselines --restart`"):
+    with pytest.raises(DataError, match=r"`moaa baselines best --judge rule --restart`"):
         make_baselines(write_run(tmp_path, changed), ["best"])
     make_baselines(loaded, ["best"], restart=True)
     assert [one["proposals"][0]["proposer"] for one in rows_of(tmp_path, "best-3-rule")] == ["b", "agg", "a"] * 3

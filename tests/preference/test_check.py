@@ -316,7 +316,7 @@ def test_a_check_reports_accuracy_cost_and_lacking_verdicts_and_asks_only_for_th
         assert len(endpoint.bodies) == 12
         again = check_judge(loaded, [path])[0]
         assert len(endpoint.bodies) == 14
-        with pytest.raises(ConfigError, match=r"max_tokens was 64, is 32\n.*`moaa check-judge --restart`"):
+        with pytest.raises(ConfigError, match=r"max_tokens was 64, is 32\n.*`moaa check-judge --judge single --"):
             check_judge(load_preference(tmp_path / "recipe.yaml", ["judges.single.max_tokens=32"]), [path])
         check_judge(loaded, [path], restart=True)
         assert len(endpoint.bodies) == 26

@@ -14,6 +14,7 @@ from moaa_ray.errors import ConfigError, DataError
 from moaa_ray.loading import load_preference, load_recipe, load_training
 from moaa_ray.pipeline import load_run
 from moaa_ray.planning.run import plan_for_cli
+from moaa_ray.preference.check import check_judge
 from moaa_ray.preference.judge import judge
 from moaa_ray.preference.sample import sample
 from moaa_ray.run_record import check_stage, join_run
@@ -83,6 +84,16 @@ def test_a_judge_that_changed_is_begun_anew_by_a_command_that_names_it(tmp_path,
     check_stage(own, "judge", {"seed": "1"}, restart_command="")
     with pytest.raises(ConfigError, match=f"begin the stage anew with `moaa judge {command}--restart`"):
         judge(loaded, name=name)
+
+
+def test_so_is_a_check_of_a_judge_that_changed(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}\n')
+    loaded = load_preference(write(tmp_path))
+    own = open_store(f"{loaded.run_dir}/checks/one/pairs")
+    join_run(own, loaded)
+    check_stage(own, "judge", {"seed": "1"}, restart_command="")
+    with pytest.raises(ConfigError, match="begin the stage anew with `moaa check-judge --judge one --restart`"):
+        check_judge(loaded, [str(tmp_path / "pairs.jsonl")])
 
 
 def test_dpo_refuses_pairs_that_another_student_has_written(tmp_path, tiny):
