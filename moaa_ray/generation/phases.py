@@ -163,6 +163,11 @@ def _watch(run: StageRun, line: Line, coordinator, telemetry: Telemetry, *, titl
             close(snapshot)
         note_failed(run)
         raise
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal: what was asked since the last record has its cost too
+            for snapshot in last:
+                record(snapshot)
+        raise
     snapshot: Snapshot = ray.get(coordinator.snapshot.remote())  # pyright: ignore[reportAssignmentType]: Ray types lists
     close(snapshot)
     # A phase that came to its end has none left, though a row that failed never gets to its later turns.
