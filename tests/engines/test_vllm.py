@@ -51,7 +51,7 @@ def test_a_prompt_that_ends_in_an_illegible_character_is_no_part_of_the_completi
     """Nothing but control tokens follows it, as in the templates of Mistral and DeepSeek."""
     template = tmp_path / "marked.jinja"
     template.write_text("{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>")
-    engine = build_engine(config.model_copy(update={"chat_template": str(template)}))
+    engine = VllmEngine(config.model_copy(update={"chat_template": str(template)}), on_gpu=False)
     request = ask("Tell it \ufffd")
 
     async def answers() -> tuple[str, str]:
