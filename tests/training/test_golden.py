@@ -128,8 +128,9 @@ def logprobs(model, document):
 
 @pytest.mark.parametrize(("objective", "wanted"), [("sft", SFT), ("dpo", DPO)])
 def test_a_plain_loop_in_float64_has_these_digits(objective, wanted):
+    """Up to 1e-7 or so: transformers takes norms and rotary angles in float32 in any model, in which CPUs differ."""
     got = plain_curve(objective)
-    assert [number for pair in got for number in pair] == pytest.approx([n for pair in wanted for n in pair], rel=1e-9)
+    assert [number for pair in got for number in pair] == pytest.approx([n for pair in wanted for n in pair], rel=5e-7)
 
 
 def test_our_steps_have_them_as_far_as_float32_goes():

@@ -341,7 +341,7 @@ def trains(loaded, *_):
     (run / "metrics").mkdir(exist_ok=True)
     line = {"step": 0, "num_steps": 1, "loss": 1.0, "seconds": 1.0, "time": 0.0, "tokens": 9, "learning_rate": 0.1}
     (run / "metrics" / "sft.jsonl").write_text(json.dumps(line) + "\n")
-    return [], Workers(num=1, use_gpu=False, num_cpus=1.0, max_restarts=0)
+    return [], Workers(num=1, use_gpu=False, num_cpus=1.0, max_restarts=0), None
 
 
 def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_the_model(folder, monkeypatch):
