@@ -17,7 +17,7 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -n logical
-	$(BIN)/python -m pytest -m "slow and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not long"
 
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
