@@ -72,7 +72,7 @@ def blocks_in_flight(block_rows: int, concurrency: int, fan_out: float = 1.0) ->
     place for so long: that many times the concurrency in rows (Little's law), once more waiting, at least two blocks.
     (Twice the concurrency kept an engine with such lengths busy for 0.59 of the time, measured; this rule 0.99.)
     fan_out: requests of one row that run side by side, so that it waits for the longest of these already. (A judge with
-    20 a row used 0.5 of its slots, measured, when only rows were counted.)
+    20 a row used 0.6 of its slots, measured, when only rows were counted; this rule 0.97.)
     """
     longest = max(1.0, exp(LENGTH_SIGMA * sqrt(2 * log(block_rows * fan_out)) - LENGTH_SIGMA**2 / 2))
     return max(2, ceil((longest + 1) * concurrency / block_rows))
