@@ -139,6 +139,12 @@ def test_a_run_directory_under_a_link_to_nowhere_is_told(tmp_path):
             LocalStore(str(tmp_path / folder)).put("run.json", b"{}")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="Linux has a folder that takes no folders")
+def test_a_place_that_takes_no_folders_is_told():
+    with pytest.raises(StageError, match=r"^/proc/moaa/run\.json: no folder can be made in /proc; repair"):
+        LocalStore("/proc/moaa").put("run.json", b"{}")
+
+
 def test_a_file_system_without_hard_links_is_refused(tmp_path):
     class NoLinks(Disk):
         def link(self, src, dst):

@@ -1,7 +1,7 @@
 """Whatever is wrong at whatever place of a recipe is told by its place, never by a traceback."""
 
-import contextlib
 import copy
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,7 +79,9 @@ def told(folder: Path, recipe: dict, load=load_recipe) -> str:
 def test_the_recipe_with_every_section_has_nothing_wrong_but_files_that_are_not_there(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(WHOLE), encoding="utf-8")
-    load_recipe(path)
+    recipe = load_recipe(path).recipe
+    assert (recipe.models.keys(), recipe.judges.keys()) == (WHOLE["models"].keys(), WHOLE["judges"].keys())
+    assert set(recipe.evaluate.benchmarks) == {"alpaca_eval", "arena_hard", "mt_bench"}
 
 
 @pytest.mark.parametrize("load", [load_recipe, load_training])
@@ -107,9 +109,19 @@ def test_a_slot_that_names_no_model_is_told_as_one_that_names_an_unknown_one(tmp
 @pytest.mark.parametrize("wrong", [{"zzz": 1}, [[]], None, -1e300], ids=repr)
 def test_a_value_of_another_kind_is_refused_or_taken(tmp_path, wrong):
     path = tmp_path / "recipe.yaml"
+    taken, refusals = [], []
     for place in list(places(WHOLE))[1:]:
         recipe = copy.deepcopy(WHOLE)
         at(recipe, place[:-1])[place[-1]] = wrong
         path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        with contextlib.suppress(ConfigError):
+        try:
             load_recipe(path)
+            taken.append(place)
+        except ConfigError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 5 * len(taken), taken
+    sections = rf"({'|'.join(WHOLE)})\b"
+    for refusal in refusals:
+        head, *problems = refusal.split("\n  ")
+        assert re.fullmatch(rf"{path}: \d+ problems?", head)
+        assert all(re.match(rf"{sections}|\.\.\. and \d+ more$", problem) for problem in problems), refusal

@@ -34,6 +34,16 @@ def test_columns_that_a_dataset_need_not_have_are_read_where_it_has_them(tmp_pat
     assert num_tokens[0] - num_tokens[1] == 2
 
 
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_tools_that_a_parquet_file_offers_are_read_and_refused(tmp_path, kind):
+    make_student(tmp_path / "student")
+    row = {"messages": talk("Yes."), "prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": '[{"name": "f"}]'}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    files = find_files("rows.parquet", field="data.0.path", base_dir=str(tmp_path))
+    found = prepare_chunk(task_of(tmp_path, kind, files, find_chunks(files, chunk_rows=2)[0]))
+    assert (found.num_units, found.dropped) == (0, {"tools": 1})
+
+
 def task_of(folder, stage, files, chunk) -> ChunkTask:
     return ChunkTask(
         stage=stage, run_uri=str(folder / "run"), folder="units", files=files, chunk=chunk, rows=None,
