@@ -16,7 +16,7 @@ from typing import Any
 from moaa_ray import fingerprint
 from moaa_ray.data import commit
 from moaa_ray.data.manifest import MANIFEST
-from moaa_ray.data.store import Store
+from moaa_ray.data.store import Store, read_record
 from moaa_ray.data.student_files import digest_of_model
 from moaa_ray.errors import ConfigError, FencedError, MoaaError
 from moaa_ray.loading import Loaded, LoadedRecipe, LoadedTraining
@@ -110,7 +110,7 @@ def _record(store: Store, name: str) -> dict:
 def read_run(store: Store) -> dict:
     """The record of a run. Raises ConfigError where there is none."""
     try:
-        return _mapping(store, _RUN)
+        return read_record(store, _RUN)
     except FileNotFoundError:
         checks = [path for path in store.list("checks") if path.endswith("/check.json")]
         if checks:
@@ -123,17 +123,7 @@ def read_run(store: Store) -> dict:
 
 def read_summary(store: Store) -> dict[str, Any]:
     """What the stages have put into summary.json; empty where there is none. Raises ConfigError for a damaged one."""
-    return _mapping(store, _SUMMARY) if store.exists(_SUMMARY) else {}
-
-
-def _mapping(store: Store, path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(store.read(path))
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-    except ValueError as error:
-        raise ConfigError(f"{store.uri}/{path}: damaged ({error}); restore it, or give another run_dir") from error
-    return found
+    return read_record(store, _SUMMARY) if store.exists(_SUMMARY) else {}
 
 
 def digest_of_run(store: Store) -> str:

@@ -7,15 +7,13 @@ publishes and asks failed rows again, and its first, which says what it was aske
 and everything outside work/.
 """
 
-import json
 import re
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import Any
 
 from moaa_ray.data import commit
 from moaa_ray.data.publish import fence_publish
-from moaa_ray.data.store import Store
+from moaa_ray.data.store import Store, read_record
 from moaa_ray.errors import ConfigError, StageError
 
 CLEANER = "moaa clean"
@@ -72,13 +70,11 @@ def runs_inside(store: Store) -> list[str]:
 
 def _check_finished(store: Store, *, force: bool) -> None:
     try:
-        stages = json.loads(store.read("run.json")).get("stages", {})
+        stages = read_record(store, "run.json").get("stages", {})
     except FileNotFoundError:
         raise ConfigError(f"{store.uri}: no run.json there; it is no run directory of moaa_ray") from None
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{store.uri}/run.json: damaged ({error}); restore it, or give another run_dir") from error
     numbers = (path.removeprefix(f"{commit.EPOCHS}/") for path in store.list(commit.EPOCHS))
-    owners = [_owner(store, f"{commit.EPOCHS}/{number}") for number in numbers]
+    owners = [read_record(store, f"{commit.EPOCHS}/{number}") for number in numbers]
     drivers = [owner for owner in owners if owner.get("command") != CLEANER]
     newest = max(drivers, key=lambda owner: owner["epoch"], default={})
     ended = [stage.get("epoch") for stage in stages.values() if stage.get("status") == "done"]
@@ -89,13 +85,6 @@ def _check_finished(store: Store, *, force: bool) -> None:
         f"{newest.get('pid', '?')}, started {newest.get('started', '?')}; run it to its end, or, where that driver is "
         "gone for sure, clean with --force"
     )
-
-
-def _owner(store: Store, path: str) -> dict[str, Any]:
-    try:
-        return json.loads(store.read(path))
-    except ValueError as error:
-        raise ConfigError(f"{store.uri}/{path}: damaged ({error}); restore it") from error
 
 
 def _stages(store: Store) -> list[str]:

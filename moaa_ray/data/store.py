@@ -4,6 +4,7 @@ Every file appears whole or not at all, and every operation can be repeated. Pat
 store's root and separated by '/'. Left out on purpose: appending, locks, modification times.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -76,3 +77,14 @@ def open_store(uri: str, storage_options: dict[str, Any] | None = None) -> Store
             f"cannot open {uri}: {said}; install moaa_ray[s3] or moaa_ray[gcs], or fix the URI"
         ) from error
     return ObjectStore(fs, root, uri=uri)
+
+
+def read_record(store: Store, path: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConfigError where it is damaged, FileNotFoundError where there is none."""
+    try:
+        found = json.loads(store.read(path))
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except ValueError as error:
+        raise ConfigError(f"{store.uri}/{path}: damaged ({error}); restore it, or give another run_dir") from error
+    return found
