@@ -1,6 +1,6 @@
 """Lines of many fake engines that begin together; the child process of scaling.py, makespan.py and predicted.py.
 
-    python benchmarks/_pools.py SLOTS recipe.yaml LOG_FOLDER [recipe.yaml LOG_FOLDER]...
+    python benchmarks/_pools.py SLOTS CUT recipe.yaml LOG_FOLDER [recipe.yaml LOG_FOLDER]...
 
 One local Ray of SLOTS CPU slots carries out all recipes, one after the other; an engine takes one slot, as it would a
 GPU. Every engine of a phase waits until all of them are there, so that the seconds in which two cores start many
@@ -73,12 +73,12 @@ def phases_of(run_dir: Path, log: Path) -> list[Worked]:
     return found
 
 
-def run_all(num_slots: int, runs: Sequence[tuple[Path, Path]]) -> None:
-    """Carry out recipes, each with a log folder of its own, in a child process."""
+def run_all(num_slots: int, runs: Sequence[tuple[Path, Path]], *, cut: int = 0) -> None:
+    """Carry out recipes, each with a log folder of its own, in a child process. cut: see above."""
     for _, log in runs:
         log.mkdir()
     arguments = [str(path) for pair in runs for path in pair]
-    _common.run_apart([__file__, str(num_slots), *arguments])
+    _common.run_apart([__file__, str(num_slots), str(cut), *arguments])
 
 
 def engine_s(questions: Sequence[_logged.Question], token_s: Mapping[str, float]) -> float:
@@ -86,13 +86,16 @@ def engine_s(questions: Sequence[_logged.Question], token_s: Mapping[str, float]
     return sum(question.tokens * token_s[question.asked_by] for question in questions)
 
 
-def _run(num_slots: int, runs: Sequence[tuple[str, str]]) -> None:
+def _run(num_slots: int, cut: int, runs: Sequence[tuple[str, str]]) -> None:
     import ray
 
+    from moaa_ray.core import planning
     from moaa_ray.generation import phases, placing
     from moaa_ray.generation.stage import generate
     from moaa_ray.loading import load_recipe
 
+    if cut:
+        planning._best_cuts = lambda num_pools, *_: [(0, cut), (cut, num_pools)]
     start_coordinator = phases.start_coordinator
     ray.init(address="local", num_cpus=num_slots, include_dashboard=False, log_to_driver=False)
     for recipe, folder in runs:
@@ -115,5 +118,5 @@ def _run(num_slots: int, runs: Sequence[tuple[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    paths = sys.argv[2:]
-    _run(int(sys.argv[1]), list(zip(paths[::2], paths[1::2], strict=True)))
+    paths = sys.argv[3:]
+    _run(int(sys.argv[1]), int(sys.argv[2]), list(zip(paths[::2], paths[1::2], strict=True)))

@@ -10,6 +10,9 @@ blocks a second into pools, which leaves two cores room; with blocks of 2 rows a
 makespan was 2.0 x the bound. Variants, interleaved:
 
     ours      one line, with the planner's shares
+    handed_on generate.phases=auto, as a recipe has it unless told: where engines load in no time, pools of a first
+              phase finish and hand their slots on to those of a second
+    stages    layer by layer with the same shares: the aggregator begins when the proposers have answered all rows
     phases    each pool in turn over all slots: the engines are loaded six times, which is not in makespan_s;
               load_for_equal_s is the load from which ours is faster, load_for_1.6x_s from which it is 1.6 x as fast
     equal     one line, every pool with the same number of engines
@@ -30,7 +33,8 @@ import _pools
 
 ENGINE_S = {"p0": 0.5, "p1": 0.2, "p2": 1.0, "p3": 1.1, "p4": 0.7, "agg": 2.5}
 """Seconds of one engine for a row, up to a common factor; the spread of 9B, 27B and 70B models (performance.md 2.1)."""
-VARIANTS = ("ours", "phases", "equal", "elastic")
+VARIANTS = ("ours", "handed_on", "stages", "phases", "equal", "elastic")
+PHASES = {"handed_on": "auto", "stages": 2, "phases": len(ENGINE_S)}
 WORDS, LONGEST = 48, 4
 """Mean length of an answer, and mean lengths at which max_tokens cuts one."""
 
@@ -61,6 +65,8 @@ def models(arguments: argparse.Namespace, replicas: dict) -> dict[str, dict]:
 def replicas_of(variant: str, arguments: argparse.Namespace, ours: dict[str, int]) -> dict:
     if variant == "equal":
         return dict.fromkeys(ENGINE_S, arguments.engines // len(ENGINE_S))
+    if variant == "stages":
+        return ours
     if variant == "elastic":
         return {**ours, "agg": {"min": ours["agg"], "max": arguments.engines}}
     return {}
@@ -89,11 +95,12 @@ def measure(variant: str, folder: Path, number: int, arguments: argparse.Namespa
         prompts,
         models(arguments, shares),
         max_tokens=LONGEST * WORDS,
-        phases=len(ENGINE_S) if variant == "phases" else 1,
+        phases=PHASES.get(variant, 1),
         block_rows=arguments.block_rows,
     )
     log = folder / f"{name}-log"
-    _pools.run_all(arguments.engines + _pools.SERVICE_SLOTS, [(recipe, log)])
+    cut = len(ENGINE_S) - 1 if variant == "stages" else 0
+    _pools.run_all(arguments.engines + _pools.SERVICE_SLOTS, [(recipe, log)], cut=cut)
     phases, lines = _pools.phases_of(folder / name, log), _logged.lines_of(log)
     questions = _logged.read_log(log)
     token_s = {pool_of(label): row_s(label, arguments) / WORDS for label in ENGINE_S}
@@ -109,7 +116,7 @@ def measure(variant: str, folder: Path, number: int, arguments: argparse.Namespa
         "block_rows": [phase.block_rows for phase in phases],
         "num_credits": [phase.num_credits for phase in phases],
     }
-    if variant == "phases":
+    if variant in PHASES:
         return found
     began = questions[0].asked_at
     lasts = {pool: max(q.done_at for q in questions if q.asked_by == pool) - began for pool in token_s}
