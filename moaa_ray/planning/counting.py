@@ -47,14 +47,16 @@ def count_sources(sources: Sequence[SourceConfig], *, seed: int, base_dir: str |
     return Counted(num_rows=found.num_rows, why_not=found.why_not)
 
 
-def count_training(config: SftConfig | DpoConfig, *, num_of_run: int | None, base_dir: str | Path) -> Counted:
+def count_training(
+    config: SftConfig | DpoConfig, *, section: str, num_of_run: int | None, base_dir: str | Path
+) -> Counted:
     """Rows that an epoch of a training stage takes in the mean, of all its datasets.
 
     num_of_run: how many the stages before leave in the run, as far as known; it stands for each dataset RUN/... too.
     """
     total = 0.0
-    for part in config.data:
-        counted = _rows_in(part, num_of_run=num_of_run, base_dir=base_dir)
+    for i, part in enumerate(config.data):
+        counted = _rows_in(part, field=f"{section}.data.{i}.path", num_of_run=num_of_run, base_dir=base_dir)
         if counted.num_rows is None:
             return counted
         num = counted.num_rows if part.rows is None else min(part.rows, counted.num_rows)
@@ -67,13 +69,13 @@ def part_of_epoch(part: TrainingData, num_epochs: int) -> float:
     return part.weight * min(1.0, (part.epochs or num_epochs) / num_epochs)
 
 
-def _rows_in(part: TrainingData, *, num_of_run: int | None, base_dir: str | Path) -> Counted:
+def _rows_in(part: TrainingData, *, field: str, num_of_run: int | None, base_dir: str | Path) -> Counted:
     if part.path.startswith(RUN):
         return Counted(num_rows=num_of_run)
     if "://" in part.path:
         return Counted(num_rows=None, why_not=f"{part.path} is not on this machine")
     try:
-        files = find_files(part.path, field="data", base_dir=str(base_dir))
+        files = find_files(part.path, field=field, base_dir=str(base_dir))
         chunks = find_chunks(files, chunk_rows=_CHUNK_ROWS)
     except (ConfigError, DataError) as error:  # a plan may be made where the data is not
         return Counted(num_rows=None, why_not=str(error))

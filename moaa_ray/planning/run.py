@@ -78,8 +78,8 @@ def plan_for_cli(
     shape = parse_cluster(cluster or f"cpus={os.cpu_count() or 1}")
     for stage in TRAINING:
         if recipe.student is not None and stage in recipe.stages:
-            rows, why_not = _rows_to_train_on(loaded, stage, rows_of.get(stage, later))
-            notes += [f"note: {stage}.data is not counted: {why_not}"] * bool(why_not)
+            rows, note = _rows_to_train_on(loaded, stage, rows_of.get(stage, later), num_rows=num_rows)
+            notes += [note] * bool(note)
             plans[stage] = plan_training(
                 recipe, stage, recipe.student, shape, rows.num, mean_turns=rows.mean_turns, base_dir=loaded.base_dir
             )
@@ -144,13 +144,21 @@ def _counted(count: Callable[..., Counted], loaded: LoadedRecipe | LoadedTrainin
         return Counted(num_rows=None, why_not=str(error))
 
 
-def _rows_to_train_on(loaded: LoadedRecipe | LoadedTraining, stage: Stage, before: _Rows) -> tuple[_Rows, str]:
-    """Rows of an epoch of a training stage, and why they are not counted; before: what the stages before leave it."""
+def _rows_to_train_on(
+    loaded: LoadedRecipe | LoadedTraining, stage: Stage, before: _Rows, *, num_rows: int
+) -> tuple[_Rows, str]:
+    """Rows of an epoch of a training stage, and a note where they are not counted.
+
+    before: what the stages before leave it. num_rows: as said by the user, for what cannot be counted; 0 where not.
+    """
     config = loaded.recipe.sft if stage == "sft" else loaded.recipe.dpo
     if not config.data:
         return before, ""
-    counted = count_training(config, num_of_run=before.num, base_dir=loaded.base_dir)
-    return _Rows(num=counted.num_rows), counted.why_not
+    counted = count_training(config, section=stage, num_of_run=before.num, base_dir=loaded.base_dir)
+    if not counted.why_not:
+        return _Rows(num=counted.num_rows), ""
+    taken = f"; it is taken to have {num_rows:,} rows" if num_rows else ""
+    return _Rows(num=num_rows or None), f"note: {stage}.data is not counted{taken}: {counted.why_not}"
 
 
 def stages_to_plan(loaded: LoadedRecipe) -> list[PlanInput]:

@@ -120,20 +120,23 @@ def _num_workers(config: SftConfig | DpoConfig, stage: Stage, cluster: Cluster, 
 
 
 def _work(recipe: Run, config: SftConfig | DpoConfig, rows: int, mean_turns: float) -> tuple[TrainingWork, float]:
-    """Tokens of the stage, and the units (packs or pairs) of one epoch."""
+    """Tokens of the stage, and the units (packs or pairs) of one epoch. The reference reads held-out pairs too."""
     prompt, completion = recipe.plan.prompt_tokens, recipe.plan.completion_tokens
+    trained = rows * (1 - config.validation_fraction)
     if isinstance(config, SftConfig):
         length = min(mean_turns * (prompt + completion), config.max_tokens)
-        tokens = rows * length
-        units = tokens / config.max_tokens if config.packing else rows
+        tokens = trained * length
+        units = tokens / config.max_tokens if config.packing else trained
         work = TrainingWork(tokens=tokens * config.epochs, mean_length=length, is_lora=config.lora is not None)
         return work, max(1.0, units)
     length = min(prompt + min(completion, recipe.sample.max_tokens), config.max_tokens)
-    tokens = 2.0 * rows * length
     work = TrainingWork(
-        tokens=tokens * config.epochs, forward_tokens=tokens, mean_length=length, is_lora=config.lora is not None
+        tokens=2.0 * trained * length * config.epochs,
+        forward_tokens=2.0 * rows * length,
+        mean_length=length,
+        is_lora=config.lora is not None,
     )
-    return work, rows
+    return work, trained
 
 
 def _state_bytes(config: SftConfig | DpoConfig, shape: ModelShape, num_shards: int) -> float:

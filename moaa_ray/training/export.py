@@ -20,7 +20,8 @@ from moaa_ray.training.lora import LoraSettings, is_adapter, merged
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.strategies.base import Strategy, from_first
 from moaa_ray.training.tensor_files import Layout, new_file, write_header, write_tensor
-from moaa_ray.training.weights import INDEX, SINGLE, plain_name, stored_shapes
+from moaa_ray.training.weight_files import INDEX, SINGLE, stored_shapes
+from moaa_ray.training.weights import plain_name
 
 MAX_SHARD_BYTES = 5 * 10**9
 CONFIG, GENERATION = "config.json", "generation_config.json"

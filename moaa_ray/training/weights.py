@@ -5,10 +5,9 @@ the safetensors files. Only local folders of config.json and safetensors: no pic
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,8 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.training.lora import is_adapter
 from moaa_ray.training.shards import fill
 from moaa_ray.training.student import Student
+from moaa_ray.training.weight_files import WeightFiles, stored_shapes, weight_map_of
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HEAD = "lm_head.weight"
 
 
@@ -38,7 +35,7 @@ def build_student(folder: str | Path) -> Student:
 
     folder = Path(folder)
     _check_config(folder)
-    _weight_map(folder)
+    weight_map_of(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with _parameters_without_storage():
@@ -54,35 +51,47 @@ def build_student(folder: str | Path) -> Student:
     return Student(model)
 
 
+def check_weights(model: nn.Module, folder: str | Path) -> None:
+    """Raise ConfigError where a folder's tensors are not a student's, by names and shapes; reads next to nothing.
+
+    Also where it stores a head apart that its config.json ties to the embedding, and that differs from it.
+    """
+    folder = Path(folder)
+    shapes, parameters = stored_shapes(folder), _own_parameters(model)
+    is_tied = _HEAD not in parameters
+    _check_names(folder, parameters, shapes, is_tied=is_tied)
+    if is_tied and _HEAD in shapes:
+        _check_tied(folder, parameters)
+    for name, parameter in parameters.items():
+        if shapes[name] != tuple(parameter.shape):
+            raise ConfigError(
+                f"student {folder}: {name} has shape {shapes[name]}, config.json makes it {tuple(parameter.shape)}; "
+                "the two are not of one model: copy it once more"
+            )
+
+
 def load_weights(model: nn.Module, folder: str | Path) -> int:
     """Fill every parameter of a student, wrapped and sharded or not, from a folder; returns the bytes filled here.
 
     Of a sharded parameter (DTensor) only this worker's slice is read. Parameters still without storage get it on the
-    CPU; adapters are in no folder and stay as they are. Raises ConfigError that names parameters without a tensor,
-    tensors without a parameter, and other shapes.
+    CPU; adapters are in no folder and stay as they are. Raises ConfigError as check_weights does.
     """
-    folder = Path(folder)
-    weight_map = _weight_map(folder)
-    parameters = _own_parameters(model)
-    is_tied = _HEAD not in parameters
-    with _Files(folder) as files:
-        _check_names(folder, parameters, weight_map, is_tied=is_tied)
-        if is_tied and _HEAD in weight_map:
-            _check_tied(folder, files, parameters, weight_map)
-        give_storage(model, torch.device("cpu"))
-        parameters = _own_parameters(model)
-        return sum(_fill(p, files.slice_of(weight_map[name], name), name, folder) for name, p in parameters.items())
+    check_weights(model, folder)
+    weight_map = weight_map_of(Path(folder))
+    give_storage(model, torch.device("cpu"))
+    with WeightFiles(Path(folder)) as files:
+        return sum(fill(p, files.slice_of(weight_map[name], name)) for name, p in _own_parameters(model).items())
 
 
 def whole_weights(model: nn.Module, folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """(plain name, whole tensor) of every parameter, one at a time, for a strategy that shards them itself.
 
-    The model may be on the meta device. Raises ConfigError as load_weights does, but for tied heads that differ.
+    The model may be on the meta device. Raises ConfigError where the names of the two differ.
     """
     folder = Path(folder)
-    weight_map = _weight_map(folder)
+    weight_map = weight_map_of(folder)
     names = [plain_name(name) for name, _ in model.named_parameters()]
-    with _Files(folder) as files:
+    with WeightFiles(folder) as files:
         _check_names(folder, names, weight_map, is_tied=_HEAD not in names)
         for name in names:
             yield name, files.slice_of(weight_map[name], name)[...]
@@ -99,55 +108,9 @@ def give_storage(model: nn.Module, device: torch.device) -> None:
                 module.register_parameter(name, made[p])
 
 
-def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in the folder's safetensors files."""
-    folder = Path(folder)
-    weight_map = _weight_map(folder)
-    with _Files(folder) as files:
-        return {name: tuple(files.slice_of(file, name).get_shape()) for name, file in weight_map.items()}
-
-
-class _Files:
-    """The safetensors files of a folder, each opened once, closed at the end of the `with` block."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._open: dict[str, Any] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def slice_of(self, file: str, name: str) -> Any:
-        """A tensor of a file, of which parts can be read (safetensors' PySafeSlice)."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            if file not in self._open:
-                self._open[file] = self._stack.enter_context(safe_open(self._folder / file, framework="pt"))
-            return self._open[file].get_slice(name)
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(
-                f"{self._folder / file}: cannot read {name}: {error}; copy the model once more"
-            ) from error
-
-
 def _own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """By plain name, what a folder has a tensor for."""
     return {plain_name(name): p for name, p in model.named_parameters() if not is_adapter(name)}
-
-
-def _fill(parameter: nn.Parameter, stored: Any, name: str, folder: Path) -> int:
-    """See shards.fill; raises ConfigError for another shape."""
-    if tuple(stored.get_shape()) != tuple(parameter.shape):
-        raise ConfigError(
-            f"{folder}: {name} has shape {tuple(stored.get_shape())}, config.json makes it {tuple(parameter.shape)}; "
-            "the two are not of one model: copy it once more"
-        )
-    return fill(parameter, stored)
 
 
 def _check_names(folder: Path, parameters: Iterable[str], stored: Iterable[str], *, is_tied: bool) -> None:
@@ -163,12 +126,14 @@ def _check_names(folder: Path, parameters: Iterable[str], stored: Iterable[str],
             )
 
 
-def _check_tied(folder: Path, files: _Files, parameters: Mapping[str, Tensor], weight_map: Mapping[str, str]) -> None:
+def _check_tied(folder: Path, parameters: Iterable[str]) -> None:
     """Refuse an output layer that differs from the embedding it is said to be: it would be lost without a word."""
     embedding = next(name for name in parameters if name.endswith("embed_tokens.weight"))
-    head, words = files.slice_of(weight_map[_HEAD], _HEAD), files.slice_of(weight_map[embedding], embedding)
-    ends = (slice(0, 16), slice(-16, None))
-    if head.get_shape() != words.get_shape() or not all(torch.equal(head[end], words[end]) for end in ends):
+    ends, weight_map = (slice(0, 16), slice(-16, None)), weight_map_of(folder)
+    with WeightFiles(folder) as files:
+        head, words = (files.slice_of(weight_map[name], name) for name in (_HEAD, embedding))
+        is_same = head.get_shape() == words.get_shape() and all(torch.equal(head[end], words[end]) for end in ends)
+    if not is_same:
         raise ConfigError(
             f"student {folder}: config.json ties the output layer to the embedding, but {_HEAD} differs from "
             f"{embedding}; set tie_word_embeddings to false in its config.json"
@@ -189,35 +154,6 @@ def _check_config(folder: Path) -> None:
         )
     if "quantization_config" in config:
         raise ConfigError(f"{path} has quantization_config: training needs unquantised weights; choose those")
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor -> file, for a folder of one or several safetensors files."""
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{index} is no index of weights: {error!r}; copy the model once more") from error
-        for file in sorted(set(weight_map.values())):
-            if Path(file).name != file or not (folder / file).is_file():
-                raise ConfigError(f"{index} names {file!r}, which is not in the folder; copy the model once more")
-        return weight_map
-    if (folder / SINGLE).is_file():
-        try:
-            with safe_open(folder / SINGLE, framework="pt") as file:
-                return dict.fromkeys(file.keys(), SINGLE)
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"{folder / SINGLE} cannot be read: {error}; copy the model once more") from error
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
-        raise ConfigError(
-            f"student {folder} has its weights as pickles ({pickles[0]}), which can run code when read; convert it to "
-            "safetensors with transformers' save_pretrained, where it is trusted"
-        )
-    raise ConfigError(f"student {folder} has neither {SINGLE} nor {INDEX}; name a folder with weights in safetensors")
 
 
 @contextmanager

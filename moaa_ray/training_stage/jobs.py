@@ -11,6 +11,7 @@ from moaa_ray.planning.counting import part_of_epoch
 from moaa_ray.planning.pools import labelled_nodes
 from moaa_ray.planning.training import TrainingPlan, plan_training
 from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
+from moaa_ray.training.checkpoint import Checkpoints
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.lora import LoraSettings, add_adapters
 from moaa_ray.training.losses import LossSettings
@@ -20,7 +21,7 @@ from moaa_ray.training.step import PreferenceSettings
 from moaa_ray.training.strategies.base import Numerics
 from moaa_ray.training.student import check_attention
 from moaa_ray.training.trainer import Workers
-from moaa_ray.training.weights import build_student
+from moaa_ray.training.weights import build_student, check_weights
 from moaa_ray.training_stage.card import model_card
 from moaa_ray.training_stage.datasets import Dataset, Prepared, Stage, StudentFiles
 
@@ -59,10 +60,17 @@ def lora_of(config: SftConfig | DpoConfig, *, seed: int) -> LoraSettings | None:
 def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: ChunkTask) -> None:
     """Raise ConfigError for a tokenizer, model or lora.targets that cannot be trained, before anything starts."""
     tokenizer_of(task)
-    model = build_student(student_folder(student.place, student.revision))
+    folder = student_folder(student.place, student.revision)
+    model = build_student(folder)
     check_attention(model)
+    check_weights(model, folder)
     if (lora := lora_of(config, seed=0)) is not None:
         add_adapters(model, lora, is_bf16=False)
+
+
+def check_checkpoints(run_dir: str, stage: Stage, fingerprint: Mapping[str, str]) -> None:
+    """Raise ConfigError, before anything starts, where the newest checkpoint is of another run or recipe."""
+    Checkpoints(f"{run_dir}/checkpoints/{stage}", fingerprint=fingerprint).newest()
 
 
 def plan_of_stage(

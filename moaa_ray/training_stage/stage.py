@@ -153,10 +153,11 @@ def _train(
     from moaa_ray.generation.placing import ray_cluster
     from moaa_ray.generation.session import session
     from moaa_ray.training.trainer import prepare, run_training
-    from moaa_ray.training_stage.jobs import check_student, make_job, plan_of_stage, workers_of
+    from moaa_ray.training_stage.jobs import check_checkpoints, check_student, make_job, plan_of_stage, workers_of
 
     store, config = open_store(loaded.run_dir), _section(loaded, stage)
     check_student(config, student, datasets[0].tasks[0])
+    check_checkpoints(loaded.run_dir, stage, fingerprint)
     with session(loaded.recipe.ray, cpu_slots=config.cpu_slots, with_dashboard=True) as is_local:
         if not is_local:
             check_nodes(store.uri)

@@ -24,24 +24,25 @@ def plan(stage, cluster=H100S, rows=1000, **kwargs) -> TrainingPlan:
     return plan_training(loaded.recipe, stage, loaded.recipe.student, parse_cluster(cluster), rows, **kwargs)
 
 
-def test_sft_counts_packs_and_every_turn():
-    """1,000 rows of 1.5 x (250 + 600) tokens are 1,275,000 tokens, 622.6 packs of 2,048; 6 epochs of 128 packs."""
+def test_sft_counts_packs_and_every_turn_of_the_rows_that_are_not_held_out():
+    """990 of 1,000 rows of 1.5 x (250 + 600) tokens: 1,262,250 tokens, 616.3 packs of 2,048; 6 epochs of 128 packs."""
     found = plan("sft", mean_turns=1.5)
-    assert (found.work.tokens, found.work.mean_length) == (6 * 1_275_000, 1275)
-    assert found.num_steps == 29
+    assert (found.work.tokens, found.work.mean_length) == (6 * 1_262_250, 1275)
+    assert found.num_steps == 28
+    assert plan("sft", mean_turns=1.5, overrides=["sft.validation_fraction=0"]).num_steps == 29
 
 
 def test_dpo_reads_both_completions_and_the_reference_once():
-    """A pair is 2 x (250 + 600) tokens; 5 epochs over 1,000 pairs in steps of 128."""
+    """A pair is 2 x (250 + 600) tokens; 5 epochs over 990 of 1,000 pairs in steps of 128; all are read once."""
     found = plan("dpo")
-    assert (found.work.tokens, found.work.forward_tokens) == (5 * 1_700_000, 1_700_000)
-    assert found.num_steps == 39
+    assert (found.work.tokens, found.work.forward_tokens) == (5 * 990 * 1_700, 1_700_000)
+    assert found.num_steps == 38
 
 
 def test_units_that_fill_no_step_are_told():
     found = plan("dpo", rows=20)
     assert found.num_steps == 0
-    assert "About 100 pairs fill no step of 128: lower dpo.batch." in found.notes
+    assert "About 99 pairs fill no step of 128: lower dpo.batch." in found.notes
 
 
 def test_gpu_hours_and_cost_are_of_all_workers():
@@ -197,17 +198,21 @@ def test_rows_of_an_epoch_are_counted_in_the_recipes_own_data(tmp_path):
             TrainingData(path="RUN/baselines/random-5"),
         ],
     )
-    assert count_training(config, num_of_run=100, base_dir=tmp_path).num_rows == 135
+    assert count_training(config, section="sft", num_of_run=100, base_dir=tmp_path).num_rows == 135
 
 
 @pytest.mark.parametrize(
-    ("path", "why_not"), [("s3://bucket/rows", "s3://bucket/rows is not on this machine"), ("gone", "no such file")]
+    ("path", "why_not"),
+    [("s3://bucket/rows", "s3://bucket/rows is not on this machine"), ("gone", "sft.data.0.path = 'gone'")],
 )
-def test_a_plan_says_which_data_it_could_not_count(path, why_not):
+def test_a_plan_says_which_data_it_could_not_count_and_takes_the_number_that_was_said(path, why_not):
     recipe = load_to_plan(JOBS / "paper_train_llama_8gpu.yaml", [f"sft.data=[{{path: {path!r}}}]"])
     told = plan_for_cli(recipe, cluster=H100S, num_rows=66_135)
-    assert "note: sft.data is not counted: " in told
+    assert "note: sft.data is not counted; it is taken to have 66,135 rows: " in told
     assert why_not in told
+    assert "sft: 66,135 rows on" in told
+    told = plan_for_cli(recipe, cluster=H100S, num_rows=0)
+    assert "note: sft.data is not counted: " in told
     assert "the figures are for 10,000 rows" in told
 
 

@@ -21,8 +21,12 @@ from rich.console import Console
 
 from moaa_ray.data.store import open_store
 from moaa_ray.errors import ConfigError, DataError
+from moaa_ray.generation import session
 from moaa_ray.loading import load_training
+from moaa_ray.training.checkpoint import Checkpoints
 from moaa_ray.training.metrics import read_metrics
+from moaa_ray.training.strategies.base import Numerics, World
+from moaa_ray.training.strategies.build import build_strategy
 from moaa_ray.training.trainer import Workers
 from moaa_ray.training_stage import stage
 from moaa_ray.training_stage.stage import train_stage
@@ -324,13 +328,26 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": ["x.Y", null]}}', "its tokenizer cannot be loaded"),
         ("config.json", '{"model_type": "gpt2", "vocab_size": 2000}', "has no list of decoder layers"),
         ("config.json", '{"model_type": "stablelm", "vocab_size": 2000}', "its layers call attention in another way"),
+        ("config.json", {"vocab_size": 2001}, "the two are not of one model"),
+        ("config.json", {"num_hidden_layers": 9}, "has no tensor for model.layers."),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):
     make_student(tmp_path / "student")
-    (tmp_path / "student" / file).write_text(text)
+    path = tmp_path / "student" / file
+    path.write_text(text if isinstance(text, str) else json.dumps(json.loads(path.read_text()) | text))
     assert said in refused(write_recipe(tmp_path, "other"))
     assert not (tmp_path / "other" / "work" / "sft").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_before_ray_starts(folder, monkeypatch):
+    uri = str(folder / "begun" / "checkpoints" / "sft")
+    student = build_strategy("single", folder / "student", World(), Numerics())
+    Checkpoints(uri, fingerprint={"batch": "4"}).save(1, student, {}, is_async=False)
+    monkeypatch.setattr(session, "session", None)
+    said = refused(write_recipe(folder, "begun"))
+    assert "step-00000001 is a checkpoint of another run: " in said
+    assert "batch was 4, is 8" in said
 
 
 def trains(loaded, *_):

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from moaa_ray.errors import ConfigError  # noqa: E402
-from moaa_ray.training.weights import build_student, load_weights, plain_name, stored_shapes  # noqa: E402
+from moaa_ray.training.weight_files import stored_shapes  # noqa: E402
+from moaa_ray.training.weights import build_student, check_weights, load_weights, plain_name  # noqa: E402
 from tests.training.processes import make_strategy, on_workers, save_model, state_of  # noqa: E402
 from tests.training.students import FAMILIES, make_documents, make_model, plain_logprobs  # noqa: E402
 
@@ -143,6 +144,13 @@ def test_a_folder_that_is_not_a_plain_model_is_refused(change, said, tmp_path):
     save_model(tmp_path)
     change(tmp_path)
     with pytest.raises(ConfigError, match=said):
+        check_weights(build_student(tmp_path), tmp_path)
+
+
+def test_weights_are_checked_before_they_are_loaded(tmp_path):
+    save_model(tmp_path)
+    edit_config(tmp_path, num_hidden_layers=1)
+    with pytest.raises(ConfigError, match=r"does not use: model\.layers\.1\."):
         load_weights(build_student(tmp_path), tmp_path)
 
 
