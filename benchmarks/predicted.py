@@ -1,13 +1,13 @@
-"""Makespans of 20 lines as `moaa plan --simulate` plays them through, beside those of real runs on Ray.
+"""Makespans of 20 lines as `moaa plan` says them, and `--simulate` plays them through, beside real runs on Ray.
 
     python benchmarks/predicted.py --out benchmarks/results/predicted_<where>.json
 
 Engines sleep, with lengths that the simulation does not know: it draws its own of the same spread. The lines differ in
 the number of pools, engines and slots, in speeds, spread, blocks and phases; each takes 30 to 50 s. At most eight
-blocks a second go into pools, as two cores carry not many more than twenty. error is simulated over real, less one;
-load is this machine's when the line began: where others use its cores, real runs are slower. Not in it: the start of
-processes (start_s stands beside; here two cores start them all), and whether the speed of a real engine is known,
-which no simulation mends.
+blocks a second go into pools, as two cores carry not many more than twenty. error is simulated over real, less one,
+plan_error the same of the plan; load is this machine's when the line began: where others use its cores, real runs are
+slower. Not in it: the start of processes (start_s stands beside; here two cores start them all), and whether the speed
+of a real engine is known, which no simulation mends.
 """
 
 import argparse
@@ -91,12 +91,13 @@ def slots_of(case: Case) -> int:
     return sum(case.engines) + _pools.SERVICE_SLOTS
 
 
-def predicted_s(case: Case, recipe: Path) -> float:
-    """What the simulator says of the planner's own plan, without the starts of phases."""
+def predicted_s(case: Case, recipe: Path) -> tuple[float, float]:
+    """What the plan says, and the simulator of it, without the starts of phases."""
     cluster = parse_cluster(f"cpus={slots_of(case)}")
     plan = plan_generate(load_recipe(recipe, []).recipe, cluster, case.rows, base_dir=recipe.parent)
-    run = simulate(plan.line, num_rows=case.rows, conditions=Conditions(length_sigma=case.sigma, longest=LONGEST))
-    return run.makespan_s - len(run.phases) * PHASE_START_S
+    run = simulate(plan.line, num_rows=case.rows, conditions=Conditions(longest=LONGEST))
+    start_s = len(run.phases) * PHASE_START_S
+    return plan.line.makespan_s - start_s, run.makespan_s - start_s
 
 
 def measured(numbers: Sequence[int], folder: Path) -> Iterator[dict]:
@@ -105,10 +106,13 @@ def measured(numbers: Sequence[int], folder: Path) -> Iterator[dict]:
     _pools.run_all(max(slots_of(CASES[i]) for i in numbers), list(runs.values()))
     for i, (recipe, log) in runs.items():
         phases = _pools.phases_of(folder / f"case-{i}", log)
-        real_s, simulated_s = sum(phase.work_s for phase in phases), predicted_s(CASES[i], recipe)
+        real_s = sum(phase.work_s for phase in phases)
+        planned_s, simulated_s = predicted_s(CASES[i], recipe)
         yield {
             "case": i,
             "real_s": real_s,
+            "planned_s": planned_s,
+            "plan_error": planned_s / real_s - 1,
             "simulated_s": simulated_s,
             "error": simulated_s / real_s - 1,
             "start_s": sum(phase.start_s for phase in phases),
@@ -118,9 +122,9 @@ def measured(numbers: Sequence[int], folder: Path) -> Iterator[dict]:
 
 
 def report(runs: list[dict], load: float) -> dict:
-    errors = _common.spread([abs(run["error"]) for run in runs])
+    errors, plan_errors = (_common.spread([abs(run[key]) for run in runs]) for key in ("error", "plan_error"))
     head = _common.about(load, cases=[vars(case) for case in CASES], words=WORDS, longest=LONGEST)
-    return {**head, "absolute_error": errors, "runs": runs}
+    return {**head, "absolute_error": errors, "absolute_plan_error": plan_errors, "runs": runs}
 
 
 def main() -> None:

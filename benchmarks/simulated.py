@@ -4,7 +4,8 @@
 
 Pools, loads and speeds are those of jobs/paper_stage1_64gpu.yaml as `moaa plan` sees them (45 % of the roofline, an
 assumption), so the times stand for nothing but each other. Beside our plan: every pool with an equal share of the
-GPUs, all at once; and one pool after the other, each on all GPUs. The goals: 4,096 GPUs and 20 models planned in a
+GPUs, all at once; stage by stage with our own shares, where the aggregator begins when the proposers have answered all
+prompts; and one pool after the other, each on all GPUs. The goals: 4,096 GPUs and 20 models planned in a
 second, ten million prompts simulated in a minute.
 """
 
@@ -42,6 +43,18 @@ def equal_split(pools: Sequence[PoolSpec], num_gpus: int) -> list[PoolSpec]:
     return [replace(pool, min_replicas=n, max_replicas=n) for pool, n in zip(pools, counts, strict=True)]
 
 
+def stage_by_stage(plan: Plan, cluster: Cluster, num_rows: int) -> Plan:
+    """The plan's own shares, proposers first: a phase each for them and for the aggregator."""
+    pools = [
+        replace(pool.spec, min_replicas=pool.replicas, max_replicas=pool.replicas)
+        for phase in plan.phases
+        for pool in phase.pools
+    ]
+    parts = [plan_line(part, cluster, num_rows=num_rows, phases=1) for part in (pools[:-1], pools[-1:])]
+    phases = tuple(phase for part in parts for phase in part.phases)
+    return replace(plan, phases=phases, makespan_s=sum(part.makespan_s for part in parts))
+
+
 def simulated(plan: Plan, num_rows: int, bound_s: float) -> dict:
     began = time.process_time()
     run = simulate(plan, num_rows=num_rows, conditions=Conditions())
@@ -65,6 +78,7 @@ def one_case(num_gpus: int, num_rows: int) -> dict:
         else {
             "ours": planned.line,
             "equal_split": plan_line(equal_split(pools, num_gpus), cluster, num_rows=num_rows, phases=1),
+            "stage_by_stage": stage_by_stage(planned.line, cluster, num_rows),
             "one_after_the_other": plan_line(pools, cluster, num_rows=num_rows, phases=len(pools)),
         }
     )

@@ -10,6 +10,9 @@ from moaa_ray.core.packing_gpus import Cluster, Demand, Labels, packs
 SERVICE_CPUS = 2
 """CPU slots that admission, reading and committing take beside the engines."""
 
+LENGTH_SIGMA = 0.8
+"""Spread of the logarithm of answer lengths that is expected of a model."""
+
 SHORT_WORK_S = 2.0
 """Seconds of work below which a pool gets no further engine: it would be done before one more process is up."""
 
@@ -31,6 +34,7 @@ class PoolSpec:
     load_s: float = 0.0
     concurrency: int = 64  # rows that an engine works on at a time
     fan_out: float = 1.0  # requests that a row asks at a time
+    length_sigma: float = LENGTH_SIGMA  # spread of the logarithm of its answers' lengths
     labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 

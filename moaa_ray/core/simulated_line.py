@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import ceil
 from random import Random
 
-from moaa_ray.core.planning import LENGTH_SIGMA, PHASE_START_S, Phase, PlannedPool
+from moaa_ray.core.planning import LONGEST, PHASE_START_S, Phase, PlannedPool
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import ConfigError
 
@@ -29,9 +29,9 @@ class Conditions:
     """What the plan does not say."""
 
     seed: int = 0
-    length_sigma: float = LENGTH_SIGMA
-    """Spread of the logarithm of answer lengths; 0: all alike."""
-    longest: float = 4.0
+    length_sigma: float | None = None
+    """Spread of the logarithm of answer lengths; 0: all alike; None: of every pool its own."""
+    longest: float = LONGEST
     """Where max_tokens ends an answer, in mean lengths."""
     hours_between_losses: float | None = None
     """Mean hours until an engine is lost (its process, GPU or spot node); None: none is."""
@@ -77,7 +77,8 @@ class _Pool:
         self.gone: set[int] = set()
         slot_s = max(spec.seconds_per_row, spec.floor_s_per_row * count) * spec.concurrency
         # More than once, so that the rows of any block are one slice.
-        self.lengths = _slot_lengths(conditions, slot_s) * (1 + ceil(block_rows / _NUM_LENGTHS))
+        sigma = spec.length_sigma if conditions.length_sigma is None else conditions.length_sigma
+        self.lengths = _slot_lengths(conditions, slot_s, sigma) * (1 + ceil(block_rows / _NUM_LENGTHS))
         self.next_length = seed_for(conditions.seed, "pool", spec.name) % _NUM_LENGTHS
         self.work: list[tuple[float, float, float]] = []
         self.num_redone = 0
@@ -229,10 +230,9 @@ def _block_sizes(num_rows: int, block_rows: int) -> list[int]:
     return [min(block_rows, num_rows - start) for start in range(0, num_rows, block_rows)]
 
 
-def _slot_lengths(conditions: Conditions, mean_s: float) -> list[float]:
+def _slot_lengths(conditions: Conditions, mean_s: float, sigma: float) -> list[float]:
     """Seconds that rows hold a slot, of exactly this mean."""
     draws = Random(seed_for(conditions.seed, "lengths"))
-    sigma = conditions.length_sigma
     drawn = (draws.lognormvariate(-sigma * sigma / 2, sigma) for _ in range(_NUM_LENGTHS))
     lengths = [min(length, conditions.longest) for length in drawn]
     scale = mean_s * len(lengths) / sum(lengths)

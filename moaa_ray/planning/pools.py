@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from moaa_ray.core.allocation import PoolSpec
+from moaa_ray.core.allocation import LENGTH_SIGMA, PoolSpec
 from moaa_ray.core.gpus import GPU_TYPES, GpuType, gpu_type
 from moaa_ray.core.packing_gpus import Cluster, Labels
 from moaa_ray.core.passes import Pass
@@ -15,7 +15,7 @@ from moaa_ray.planning.gpu_types import TYPE_LABEL
 from moaa_ray.planning.measured import Measurements, setup_of
 from moaa_ray.planning.pool_estimate import EngineEstimate, PassLoad, estimate_engine, with_measured
 from moaa_ray.planning.splitting import Choose, split_model, split_words
-from moaa_ray.settings.models import Model, ReplicaRange, VllmModel
+from moaa_ray.settings.models import FakeModel, Model, ReplicaRange, VllmModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,7 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
         load_s=estimate.load_s,
         concurrency=max(1, round(model.concurrency / at_once)),
         fan_out=max(1.0, at_once),
+        length_sigma=model.length_sigma if isinstance(model, FakeModel) else LENGTH_SIGMA,
         labels=labels_of(model),
         shape=words if num_gpus else "",
     )

@@ -56,7 +56,8 @@ def render_plan(plan: StagePlan) -> str:
     lines += [*(f"  {name}: {told}" for name, told in plan.told.items()), ""]
     for number, phase in enumerate(plan.phases, 1):
         lines.append(
-            f"phase {number}: {duration(phase.duration_s)} ({duration(phase.load_s)} of it starting and loading), "
+            f"phase {number}: {duration(phase.duration_s)} ({duration(phase.load_s)} to load, "
+            f"{duration(phase.ramp_s)} to fill and drain), "
             f"{phase.num_gpus} GPU{'s' * (phase.num_gpus != 1)}, {phase.num_cpus:g} CPU slots, "
             f"blocks of {phase.block_rows} rows, "
             f"at most {phase.credits} admitted"
