@@ -224,6 +224,11 @@ def _open_source(index: int, config: SourceConfig, *, section: str, base_dir: st
     files = find_files(config.path, field=f"{where}.path", file_format=config.format, base_dir=base_dir)
     names = column_names(files, num_rows=_PEEKED_ROWS)
     columns = find_columns(config.columns, names, where=f"{where}.columns", file=files.paths[0])
+    if columns.content == "instruction" and not config.columns.prompt and "input" in names:
+        raise ConfigError(
+            f"{where}.columns: {files.paths[0]} has `input` beside `instruction`, as Alpaca's data, where the two make "
+            "one prompt; put both into one column, or set columns.prompt: instruction to leave `input` out"
+        )
     return _Source(
         index=index, name=config.name or source_name(config.path), config=config, files=files, columns=columns
     )

@@ -123,17 +123,19 @@ def _question_of(
 ) -> str | None:
     """The id of the question that a record answers, by its id or by the question's text; None: of another one.
 
-    Raises DataError where the two name different questions, as where rows are merely numbered.
+    Raises DataError where the two name different questions, as where the rows of other files are merely numbered.
     """
     known = _first(record, _IDS)
     name = next((one for one in _QUESTIONS if record.get(one)), None)
-    text = next(iter(_texts(record[name])), None) if name else None
-    named = by_text.get(text) if text is not None else None
+    text = next(iter(_texts(record[name])), "") if name else ""
+    named = by_text.get(text)
     if known is None or str(known) not in by_id:
         return named
-    if named is not None and by_id[str(known)].turns[0] != text:
+    is_told = text and (named is not None or name != "messages")  # these are as the model was sent them
+    if is_told and by_id[str(known)].turns[0].strip() != text.strip():
+        other = repr(named) if named else f"none of the questions, {text.strip()[:40]!r}"
         raise DataError(
-            f"{where}: has the id of question {str(known)!r} and the text of {named!r}; mend the ids, or take their "
+            f"{where}: has the id of question {str(known)!r} and the text of {other}; mend the ids, or take their "
             "column out, and answers find their question by its text"
         )
     return str(known)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from moaa_ray.core.candidates import CANDIDATES
@@ -49,7 +50,7 @@ def sample(
     digest = student_digest(loaded)
     store = open_store(loaded.run_dir)
     join_run(store, loaded)
-    rows = list(rows_to_sample(loaded, prompts_from or loaded.run_dir, round_number))
+    rows, rejected = rows_to_sample(loaded, prompts_from or loaded.run_dir, round_number)
     if not rows:
         raise DataError(f"{STAGE}: no prompt to sample for; look at sample.sources, or at {loaded.run_dir}/sft")
     stage = RowStage(
@@ -61,15 +62,23 @@ def sample(
         folder=CANDIDATES,
         schema=schemas.CANDIDATES,
         usable=_usable,
+        rejected=rejected,
         facts={"student": digest},
     )
     return put_through(stage, store, rows, console=console)
 
 
-def rows_to_sample(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> Iterator[Row]:
-    """The prompts of this round, in order: all, or so many drawn by the seed, others in every round."""
+def rows_to_sample(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number: int) -> tuple[list[Row], pa.Table]:
+    """The prompts of this round, in order: all, or so many drawn by the seed, others in every round.
+
+    Also returns the rows of the sources that no prompt can be read from, in the FAILURES schema.
+    """
     config, seed = loaded.recipe.sample, loaded.recipe.seed
-    rows = list(_rows_of_sources(loaded) if config.sources else _rows_of_sft(open_store(run_dir)))
+    rejected = schemas.FAILURES.empty_table()
+    if config.sources:
+        rows, rejected = _rows_of_sources(loaded)
+    else:
+        rows = list(_rows_of_sft(open_store(run_dir)))
     if config.from_sources:
         known = sorted({row.source for row in rows})
         if unknown := sorted(set(config.from_sources) - set(known)):
@@ -77,14 +86,14 @@ def rows_to_sample(loaded: Loaded[PreferenceRecipe], run_dir: str, round_number:
                 f"sample.from_sources = {unknown[0]!r}: no row of that source; there are {', '.join(known)}"
             )
         rows = [row for row in rows if row.source in config.from_sources]
+        rejected = rejected.filter(pc.field("source").isin(config.from_sources))
     if config.rows is None or config.rows >= len(rows):
-        yield from rows
-        return
+        return rows, rejected
     order = list(range(len(rows)))
     random.Random(seed_for(seed, "sample rows")).shuffle(order)
     first = (round_number - 1) * config.rows
     drawn = {order[i % len(order)] for i in range(first, first + config.rows)}
-    yield from (row for i, row in enumerate(rows) if i in drawn)
+    return [row for i, row in enumerate(rows) if i in drawn], rejected
 
 
 def _rows_of_sft(store: Store) -> Iterator[Row]:
@@ -100,12 +109,13 @@ def _rows_of_sft(store: Store) -> Iterator[Row]:
             yield Row(id=record["id"], source=record["source"], messages=tuple(context))
 
 
-def _rows_of_sources(loaded: Loaded[PreferenceRecipe]) -> Iterator[Row]:
-    """The last user turn of every prompt of sample.sources, with the history that the dataset has."""
+def _rows_of_sources(loaded: Loaded[PreferenceRecipe]) -> tuple[list[Row], pa.Table]:
+    """The last user turn of every prompt of sample.sources, with the history that the dataset has; and what is none."""
     config = PromptsConfig(sources=loaded.recipe.sample.sources)
     read = ingest(config, seed=loaded.recipe.seed, base_dir=str(loaded.base_dir), section="sample")
     modes = dict.fromkeys(read.turn_modes, "last")
-    yield from todo.first_rows(read.batches(), modes)  # pyright: ignore[reportArgumentType]: "last" is a TurnMode
+    rows = list(todo.first_rows(read.batches(), modes))  # pyright: ignore[reportArgumentType]: "last" is a TurnMode
+    return rows, read.rejected()
 
 
 def _usable(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
 from moaa_ray.core.passes import StageWork
-from moaa_ray.data import commit
+from moaa_ray.data import commit, schemas
 from moaa_ray.data.schemas import Record
 from moaa_ray.data.store import Store
 from moaa_ray.generation import results, todo
@@ -39,6 +39,8 @@ class RowStage:
     failed_folder: str = ""
     """Where rows that have failed are published, in the same schema; empty: they are in failures/ only."""
     failed_record: Callable[[Row], Record] = lambda row: {}
+    rejected: pa.Table = field(default_factory=schemas.FAILURES.empty_table)
+    """What was read and is no row of the stage, in the FAILURES schema: counted, and kept in failures/."""
     facts: Mapping[str, Any]
 
 
@@ -53,6 +55,7 @@ def put_through(stage: RowStage, store: Store, rows: Iterable[Row], *, console: 
         known = commit.read_statuses(store, commit.committed(store, work.stage, epoch))
         same = todo.same_rows(store, epoch, work, rows, restart_command=stage.restart_command)
         prompts = todo.seed_rows(store, epoch, work, same, known=known)
+        prompts = replace(prompts, rejected=stage.rejected)
         run = StageRun(plan=stage.plan, work=work, store=store, epoch=epoch, prompts=prompts, console=console)
         run_stage(run)
         summary, failures = results.publish_rows(

@@ -125,6 +125,15 @@ def test_a_file_without_any_usual_column_is_refused_with_what_it_has(tmp_path):
         open_set(tmp_path, write(tmp_path, [{"a": 1, "b": 2}]))
 
 
+def test_half_a_prompt_is_never_taken_for_the_whole(tmp_path):
+    """Alpaca's instruction and input are one prompt; which of them is wanted alone has to be said."""
+    told = {"instruction": "Sum up:", "input": "A long text.", "output": "Short."}
+    write(tmp_path, [told])
+    with pytest.raises(ConfigError, match=r"^prompts\.sources\.0\.columns: .*`input` beside `instruction`"):
+        open_set(tmp_path, {"path": "p.jsonl"})
+    assert messages_of(tmp_path, told, columns={"prompt": "instruction"}) == [user("Sum up:")]
+
+
 def test_rows_of_several_forms_in_one_file_are_each_read_by_their_own(tmp_path):
     records = [{"prompt_id": i, "prompt": f"q{i}", "system": "s"} for i in range(150)]
     records[0] = {"id": "a", "messages": [user("first")]}

@@ -98,6 +98,11 @@ def test_ids_that_number_the_rows_of_another_order_do_not_swap_the_answers(folde
     put_lines(folder / "said.jsonl", [{"id": 1, "prompt": "Hi?", "output": "to Hi"}])
     with pytest.raises(DataError, match=r"said\.jsonl, line 1: has the id of question '1' and the text of '2'; mend"):
         answers(folder, "said.jsonl", asked)
+    put_lines(folder / "said.jsonl", [{"id": 1, "prompt": "He? ", "output": "to a question of another file"}])
+    with pytest.raises(DataError, match=r"has the id of question '1' and the text of none of the questions, 'He"):
+        answers(folder, "said.jsonl", asked)
+    put_lines(folder / "said.jsonl", [{"id": 1, "prompt": "Ho? ", "output": "x"}])
+    assert set(answers(folder, "said.jsonl", asked[1:2]).texts) == {"1"}
 
 
 def test_a_questions_file_that_is_not_there_or_holds_one_twice_is_refused(folder):

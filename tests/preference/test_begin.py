@@ -1,5 +1,8 @@
 """How a stage over earlier rows begins: with what is there, or anew; and which prompts a round samples for."""
 
+import json
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
@@ -11,7 +14,7 @@ from moaa_ray.generation import todo
 from moaa_ray.generation.stage_run import begin_stage
 from moaa_ray.loading import load_preference
 from moaa_ray.preference.sample import plan_input, rows_to_sample, sample_work
-from moaa_ray.preference.stage import RowStage, begin
+from moaa_ray.preference.stage import RowStage, begin, put_through
 from moaa_ray.recipe import Run
 from moaa_ray.run_folders import with_student
 from moaa_ray.run_record import join_run
@@ -102,7 +105,8 @@ def drawn(tmp_path, number: int = 1, **sample) -> list[str]:
         ]
         table = pa.Table.from_pylist(records, schema=schemas.SFT)
         publish.publish(store, commit.take_epoch(store, {}), "sft", [table], schemas.SFT, 100, facts={})
-    rows = list(rows_to_sample(loaded, loaded.run_dir, number))
+    rows, rejected = rows_to_sample(loaded, loaded.run_dir, number)
+    assert not rejected.num_rows
     assert all([message["role"] for message in found.messages] == ["user"] for found in rows)
     return [found.id for found in rows]
 
@@ -124,3 +128,27 @@ def test_only_the_sources_that_are_named_are_sampled_for_and_an_unknown_one_is_r
     assert drawn(tmp_path, from_sources="[uc]") == ["r6", "r7", "r8", "r9"]
     with pytest.raises(ConfigError, match=r"sample.from_sources = 'xx': no row of that source; there are uc, uf"):
         drawn(tmp_path, from_sources="[xx]")
+
+
+def test_rows_of_the_sources_that_are_no_prompt_are_counted_and_kept_with_their_rule(tmp_path, store):
+    """Four lines: a prompt, the same again, an empty one, one without content; of another source, a broken one."""
+    told = [{"id": "r1", "prompt": "What is 2 + 3?"}] * 2 + [{"prompt": " "}, {"messages": [{"role": "tool"}]}]
+    (tmp_path / "uf.jsonl").write_text("\n".join(map(json.dumps, told)), encoding="utf-8")
+    (tmp_path / "uc.jsonl").write_text('{"prompt": "Ho?"}\n{', encoding="utf-8")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: r\nrun_dir: {tmp_path}/run\nmodels: {{student: {{engine: fake}}}}\n"
+        "sample: {from_sources: [uf], sources: [{path: uf.jsonl}, {path: uc.jsonl}]}\n",
+        encoding="utf-8",
+    )
+    rows, rejected = rows_to_sample(with_student(load_preference(path)), "", 1)
+    assert ([one.id for one in rows], rejected["id"].to_pylist()) == (["r1"], ["uf:0:2", "uf:0:3", "uf:0:4"])
+
+    done = stage({})
+    records = [schemas.row_record(replace(one, status="ok"), pass_names=["candidates"]) for one in rows]
+    table = pa.Table.from_pylist(records, schema=schemas.work_schema(["candidates"]))
+    commit.commit_block(store, STAGE, "0.1", begin(done, store).number, "done", table)
+    done = replace(done, usable=lambda table: (schemas.CANDIDATES.empty_table(), {0: "a filter"}), rejected=rejected)
+    summary = put_through(done, store, rows, console=None)
+    assert (summary.num_prompts, summary.statuses["dropped"]) == (4, 4)
+    assert summary.dropped == {"duplicate": 1, "empty": 1, "wrong_type": 1, "a filter": 1}
