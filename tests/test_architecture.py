@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "moaa_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_MODULE_LINES = 250
 MAX_FUNCTION_LINES = 60
-MAX_PACKAGE_LINES = 36_600
+MAX_PACKAGE_LINES = 37_200
 """Generation, training, judging, evaluation and serving, each about the size of a peer that does only that."""
 LONGER = {}  # path -> reason
 
