@@ -16,7 +16,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.training.lora import is_adapter
 from moaa_ray.training.shards import fill
 from moaa_ray.training.student import Student
-from moaa_ray.training.weight_files import WeightFiles, stored_shapes, weight_map_of
+from moaa_ray.training.weight_files import WeightFiles, check_precision, stored_shapes, weight_map_of
 
 _HEAD = "lm_head.weight"
 
@@ -52,7 +52,7 @@ def build_student(folder: str | Path) -> Student:
 
 
 def check_weights(model: nn.Module, folder: str | Path) -> None:
-    """Raise ConfigError where a folder's tensors are not a student's, by names and shapes; reads next to nothing.
+    """Raise ConfigError where a folder's tensors are not a student's, by names, types and shapes; reads but headers.
 
     Also where it stores a head apart that its config.json ties to the embedding, and that differs from it.
     """
@@ -60,6 +60,7 @@ def check_weights(model: nn.Module, folder: str | Path) -> None:
     shapes, parameters = stored_shapes(folder), _own_parameters(model)
     is_tied = _HEAD not in parameters
     _check_names(folder, parameters, shapes, is_tied=is_tied)
+    check_precision(folder)
     if is_tied and _HEAD in shapes:
         _check_tied(folder, parameters)
     for name, parameter in parameters.items():

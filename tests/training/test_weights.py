@@ -137,6 +137,10 @@ def test_sharded_workers_fill_their_slices_only(family, tmp_path):
         (lambda folder: edit_config(folder, vocab_size=200), r"embed_tokens.weight has shape \(193, 32\), .*200, 32"),
         (lambda folder: edit_tensors(folder, drop="model.norm.weight"), "has no tensor for model.norm.weight"),
         (lambda folder: edit_tensors(folder, add={"x.scale": torch.ones(1)}), "does not use: x.scale"),
+        (
+            lambda folder: edit_tensors(folder, add={"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
+            "model.norm.weight is stored as I8, want F64, F32, F16, BF16: training needs unquantised weights",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x09" * 64), "cannot be read"),
     ],
 )
@@ -158,6 +162,14 @@ def test_pickled_weights_are_never_read(tmp_path):
     save_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"as pickles \(pytorch_model.bin\), which can run code"):
+        build_student(tmp_path)
+
+
+@pytest.mark.parametrize("file", [3, ["model.safetensors"], None])
+def test_an_index_that_names_no_file_is_refused(file, tmp_path):
+    save_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": file, "y": "z"}}))
+    with pytest.raises(ConfigError, match="instead of the name of a file"):
         build_student(tmp_path)
 
 
