@@ -63,10 +63,10 @@ def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: Ch
 
     Also for what would only be told at the export, when mending it makes another student of the folder.
     """
-    tokenizer_of(task)
     folder = student_folder(student.place, student.revision)
+    model = build_student(folder)  # first: tokenizers too are loaded by way of the config, and are then said to be bad
+    tokenizer_of(task)
     check_generation(folder)
-    model = build_student(folder)
     check_attention(model)
     check_weights(model, folder)
     if (lora := lora_of(config, seed=0)) is not None:

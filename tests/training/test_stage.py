@@ -330,6 +330,7 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("config.json", '{"model_type": "stablelm", "vocab_size": 2000}', "its layers call attention in another way"),
         ("config.json", {"vocab_size": 2001}, "the two are not of one model"),
         ("config.json", {"num_hidden_layers": 9}, "has no tensor for model.layers."),
+        ("config.json", {"rms_norm_eps": "1e-6"}, "transformers cannot build it: StrictDataclassFieldValidationError"),
         ("generation_config.json", "{", "generation_config.json is no JSON mapping: Expecting property name"),
         ("generation_config.json", "[]", "generation_config.json is no JSON mapping"),
         ("generation_config.json", '{"eos_token_id": ["</s>"]}', "eos_token_id = ['</s>'], want a token's number"),
