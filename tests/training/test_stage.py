@@ -380,6 +380,14 @@ def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_
     assert (folder / "again" / "metrics" / "sft.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"summary": {"color": 1}, "fingerprint": {}}'])
+def test_a_damaged_record_of_a_finished_stage_is_told_as_such(text, folder):
+    (folder / "torn" / "metrics").mkdir(parents=True, exist_ok=True)
+    (folder / "torn" / "metrics" / "sft.json").write_text(text)
+    with pytest.raises(DataError, match=r"torn/metrics/sft.json: damaged, or of another version \(.*remove it: the"):
+        train_stage(load_training(write_recipe(folder, "torn")), "sft")
+
+
 def test_without_the_library_that_draws_a_stage_ends_well_and_says_what_is_lacking(folder, monkeypatch):
     monkeypatch.setattr(stage, "_train", trains)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
