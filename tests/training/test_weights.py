@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from moaa_ray.errors import ConfigError  # noqa: E402
 from moaa_ray.training.weight_files import stored_shapes  # noqa: E402
-from moaa_ray.training.weights import build_student, check_weights, load_weights, plain_name  # noqa: E402
+from moaa_ray.training.weights import build_student, check_weights, load_weights, plain_name, whole_weights  # noqa: E402
 from tests.training.processes import make_strategy, on_workers, save_model, state_of  # noqa: E402
 from tests.training.students import FAMILIES, make_documents, make_model, plain_logprobs  # noqa: E402
 
@@ -156,6 +156,15 @@ def test_weights_are_checked_before_they_are_loaded(tmp_path):
     edit_config(tmp_path, num_hidden_layers=1)
     with pytest.raises(ConfigError, match=r"does not use: model\.layers\.1\."):
         load_weights(build_student(tmp_path), tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused_instead_of_trained_on(tmp_path):
+    save_model(tmp_path)
+    edit_tensors(tmp_path, add={"model.norm.weight": torch.tensor([*[1.0] * 31, float("nan")])})
+    with pytest.raises(ConfigError, match=r"model\.norm\.weight holds values that are not finite; copy the model once"):
+        load_weights(build_student(tmp_path), tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.norm\.weight holds values that are not finite"):
+        list(whole_weights(build_student(tmp_path), tmp_path))
 
 
 def test_pickled_weights_are_never_read(tmp_path):
