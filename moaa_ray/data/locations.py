@@ -44,8 +44,10 @@ def without_file_scheme(path: str) -> str:
     return re.sub(r"^(file|local)://", "", path)
 
 
-def find_files(path: str, *, field: str, file_format: str = "auto", base_dir: str = ".") -> SourceFiles:
+def find_files(path: str, *, field: str, file_format: str | None = None, base_dir: str = ".") -> SourceFiles:
     """The files that a path, folder, glob pattern or URI names. `field` is what messages call the path.
+
+    file_format: what the setting `format` beside the path says; None: there is none, and the suffix decides.
 
     Of a folder the files of one format are taken, at any depth; hidden ones and .json sidecars are
     left out. Raises ConfigError, with the way out, when there is nothing to read.
@@ -126,7 +128,9 @@ def _without_strays(fs: fsspec.AbstractFileSystem, names: list[str]) -> list[str
     return names
 
 
-def _of_one_format(names: list[str], *, file_format: str, is_folder: bool, told: str) -> tuple[list[str], FileFormat]:
+def _of_one_format(
+    names: list[str], *, file_format: str | None, is_folder: bool, told: str
+) -> tuple[list[str], FileFormat]:
     """The names that are read, and as what."""
     by_format: dict[FileFormat | Literal["other"], list[str]] = {}
     for name in names:
@@ -140,16 +144,16 @@ def _of_one_format(names: list[str], *, file_format: str, is_folder: bool, told:
         raise ConfigError(f"{told}: holds several splits; add one of {splits} to the path")
     if file_format == "hf":
         by_format = {kind: by_format[kind] for kind in by_format if kind in ("arrow", "parquet")}
-    elif file_format != "auto":
+    elif file_format not in (None, "auto"):
         wanted = cast(FileFormat, file_format)
         by_format = {wanted: by_format.get(wanted, []) if is_folder else names}
     kinds: list[FileFormat] = [kind for kind in ("jsonl", "csv", "parquet", "arrow") if by_format.get(kind)]
     if len(kinds) == 1 and "other" not in by_format:
         return by_format[kinds[0]], kinds[0]
     found = sorted({os.path.splitext(name)[1] for name in names})
-    known = ", ".join(_SUFFIXES)
+    known, way_out = ", ".join(_SUFFIXES), "give them such a suffix" if file_format is None else "set format"
     raise ConfigError(
-        f"{told}: must be files of one format ({known}; .gz, .zst), not {found}; set format, or narrow it by a pattern"
+        f"{told}: must be files of one format ({known}; .gz, .zst), not {found}; {way_out}, or narrow it by a pattern"
     )
 
 

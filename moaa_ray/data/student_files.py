@@ -58,16 +58,25 @@ def fetched(folder_uri: str) -> Iterator[str]:
 
 
 def digest_of_model(folder: str) -> str:
-    """A hash of a model folder: its small files, and names, sizes and ends of its weights."""
+    """A hash of a model folder: its small files, and names, sizes and ends of its weights.
+
+    Raises ConfigError for a file that cannot be read, as a link to one that was left behind.
+    """
     digest = sha256()
     for path in sorted(Path(folder).glob("*")):
         if path.suffix not in (".json", ".jinja", ".model", ".txt", ".safetensors"):
             continue
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_END_BYTES))
-            if size > _END_BYTES:
-                file.seek(max(_END_BYTES, size - _END_BYTES))
-                digest.update(file.read())
+        try:
+            digest.update(_name_and_ends(path))
+        except OSError as error:
+            why = "is a link to nothing" if path.is_symlink() and not path.exists() else f"{error.strerror}"
+            raise ConfigError(f"model {folder}: {path.name}: {why}; copy the model once more") from error
     return digest.hexdigest()[:16]
+
+
+def _name_and_ends(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(_END_BYTES)
+        file.seek(max(len(start), size - _END_BYTES))
+        return f"{path.name} {size} ".encode() + start + file.read()

@@ -105,6 +105,10 @@ def sft_units(rows: Iterable[Mapping[str, Any]], tokenizer: DocumentTokenizer, s
         said = conversation(row, "messages")
         cut = cut_turns(row, said)
         document = tokenizer.conversation(said.messages, all_tokens=settings.all_tokens, cut_turns=cut)
+        if settings.all_tokens and len(document.tokens) > settings.document_tokens:
+            # Cut like any other: prompts are learnt here too, but one that is cut would be learnt without an answer.
+            tokens = fit(tokenizer.conversation(said.messages, cut_turns=cut), settings).tokens
+            document = Document(tokens=tokens, counts=document.counts[: len(tokens)])
         last = max(i for i, role in enumerate(said.roles) if role == "assistant")
         return said.messages[:last], (fit(document, settings),)
 

@@ -65,13 +65,15 @@ class Folders:
         folder = folder_of(step)
         try:
             record = json.loads(self._store.read(f"{folder}/{MARKER}"))
-        except FileNotFoundError:
+            found = Found(
+                step=step, extra=record["extra"], world_size=record["world_size"], files=dict(record["files"])
+            )
+            fingerprint = dict(record["fingerprint"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # one that is damaged vouches for no file
             return None
-        self._check_fingerprint(folder, record["fingerprint"])
-        files = record["files"]
-        if any(num_bytes(self._store, f"{folder}/{name}") != size for name, size in files.items()):
-            return None
-        return Found(step=step, extra=record["extra"], world_size=record["world_size"], files=files)
+        self._check_fingerprint(folder, fingerprint)
+        is_whole = all(num_bytes(self._store, f"{folder}/{name}") == size for name, size in found.files.items())
+        return found if is_whole else None
 
     def newest(self) -> Found | None:
         """The newest complete checkpoint. Raises ConfigError where it is of another run."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moaa_ray.data.documents import Document
 from moaa_ray.data.store import Store, open_store
 from moaa_ray.data.student_files import fetched
+from moaa_ray.errors import ConfigError
 from moaa_ray.training.lora import LoraSettings, is_adapter, merged
 from moaa_ray.training.microbatch import lay_out
 from moaa_ray.training.strategies.base import Strategy, from_first
@@ -76,6 +77,21 @@ def export(
     if strategy.world.rank != 0:
         _gather_rest(tensors)
     from_first(write)
+
+
+def check_generation(folder: str | Path) -> None:
+    """Raise ConfigError for a generation_config.json that an export cannot take over, where a folder has one."""
+    path = Path(folder) / GENERATION
+    try:
+        config = json.loads(path.read_bytes()) if path.exists() else {}
+        stops = config.get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is no JSON mapping: {error}; copy it once more, or delete it") from error
+    if not all(type(stop) is int for stop in (stops if isinstance(stops, list) else [stops]) if stop is not None):
+        raise ConfigError(
+            f"{path}: eos_token_id = {stops!r:.60}, want a token's number or a list of them; copy it once more, or "
+            "delete it"
+        )
 
 
 def plan_shards(

@@ -10,6 +10,7 @@ from moaa_ray.errors import ConfigError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def weight_map_of(folder: Path) -> dict[str, str]:
@@ -20,6 +21,8 @@ def weight_map_of(folder: Path) -> dict[str, str]:
     if index.is_file():
         try:
             weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            if odd := [file for file in weight_map.values() if not isinstance(file, str)]:
+                raise TypeError(f"{odd[0]!r:.40} instead of the name of a file")
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{index} is no index of weights: {error!r}; copy the model once more") from error
         for file in sorted(set(weight_map.values())):
@@ -43,10 +46,25 @@ def weight_map_of(folder: Path) -> dict[str, str]:
 
 def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in the folder's safetensors files."""
-    folder = Path(folder)
+    return {name: shape for name, (_, shape) in _stored(Path(folder)).items()}
+
+
+def check_precision(folder: str | Path) -> None:
+    """Raise ConfigError where tensors hold integers or bytes: read as weights, these would be others than meant."""
+    for name, (dtype, _) in _stored(Path(folder)).items():
+        if dtype not in _FLOATS:
+            raise ConfigError(
+                f"student {folder}: {name} is stored as {dtype}, want {', '.join(_FLOATS)}: training needs unquantised "
+                "weights; choose those"
+            )
+
+
+def _stored(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Of every tensor in the folder's safetensors files what it is stored as, and its shape."""
     weight_map = weight_map_of(folder)
     with WeightFiles(folder) as files:
-        return {name: tuple(files.slice_of(file, name).get_shape()) for name, file in weight_map.items()}
+        slices = {name: files.slice_of(file, name) for name, file in weight_map.items()}
+        return {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
 
 
 class WeightFiles:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from moaa_ray.errors import ConfigError
 from moaa_ray.training.lora import is_adapter
 from moaa_ray.training.shards import fill
 from moaa_ray.training.student import Student
-from moaa_ray.training.weight_files import WeightFiles, stored_shapes, weight_map_of
+from moaa_ray.training.weight_files import WeightFiles, check_precision, stored_shapes, weight_map_of
 
 _HEAD = "lm_head.weight"
 
@@ -52,7 +53,7 @@ def build_student(folder: str | Path) -> Student:
 
 
 def check_weights(model: nn.Module, folder: str | Path) -> None:
-    """Raise ConfigError where a folder's tensors are not a student's, by names and shapes; reads next to nothing.
+    """Raise ConfigError where a folder's tensors are not a student's, by names, types and shapes; reads but headers.
 
     Also where it stores a head apart that its config.json ties to the embedding, and that differs from it.
     """
@@ -60,6 +61,7 @@ def check_weights(model: nn.Module, folder: str | Path) -> None:
     shapes, parameters = stored_shapes(folder), _own_parameters(model)
     is_tied = _HEAD not in parameters
     _check_names(folder, parameters, shapes, is_tied=is_tied)
+    check_precision(folder)
     if is_tied and _HEAD in shapes:
         _check_tied(folder, parameters)
     for name, parameter in parameters.items():
@@ -74,19 +76,24 @@ def load_weights(model: nn.Module, folder: str | Path) -> int:
     """Fill every parameter of a student, wrapped and sharded or not, from a folder; returns the bytes filled here.
 
     Of a sharded parameter (DTensor) only this worker's slice is read. Parameters still without storage get it on the
-    CPU; adapters are in no folder and stay as they are. Raises ConfigError as check_weights does.
+    CPU; adapters are in no folder and stay as they are. Raises ConfigError as check_weights does, and for values that
+    are not finite.
     """
     check_weights(model, folder)
     weight_map = weight_map_of(Path(folder))
     give_storage(model, torch.device("cpu"))
+    num_bytes = 0
     with WeightFiles(Path(folder)) as files:
-        return sum(fill(p, files.slice_of(weight_map[name], name)) for name, p in _own_parameters(model).items())
+        for name, p in _own_parameters(model).items():
+            num_bytes += fill(p, files.slice_of(weight_map[name], name))
+            _check_finite(folder, name, p.data.to_local() if isinstance(p.data, DTensor) else p.data)
+    return num_bytes
 
 
 def whole_weights(model: nn.Module, folder: str | Path) -> Iterator[tuple[str, Tensor]]:
     """(plain name, whole tensor) of every parameter, one at a time, for a strategy that shards them itself.
 
-    The model may be on the meta device. Raises ConfigError where the names of the two differ.
+    The model may be on the meta device. Raises ConfigError where the names of the two differ or a value is not finite.
     """
     folder = Path(folder)
     weight_map = weight_map_of(folder)
@@ -94,7 +101,9 @@ def whole_weights(model: nn.Module, folder: str | Path) -> Iterator[tuple[str, T
     with WeightFiles(folder) as files:
         _check_names(folder, names, weight_map, is_tied=_HEAD not in names)
         for name in names:
-            yield name, files.slice_of(weight_map[name], name)[...]
+            tensor = files.slice_of(weight_map[name], name)[...]
+            _check_finite(folder, name, tensor)
+            yield name, tensor
 
 
 def give_storage(model: nn.Module, device: torch.device) -> None:
@@ -124,6 +133,12 @@ def _check_names(folder: Path, parameters: Iterable[str], stored: Iterable[str],
                 f"student {folder} {what} {', '.join(names[:4])}{more}; want the files of one causal language model, "
                 "neither quantised nor an adapter: export or copy it as such"
             )
+
+
+def _check_finite(folder: str | Path, name: str, values: Tensor) -> None:
+    """Refuse weights with which every loss would be nan, whatever the learning rate."""
+    if not torch.isfinite(values).all():
+        raise ConfigError(f"student {folder}: {name} holds values that are not finite; copy the model once more")
 
 
 def _check_tied(folder: Path, parameters: Iterable[str]) -> None:

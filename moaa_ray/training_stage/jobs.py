@@ -12,6 +12,7 @@ from moaa_ray.planning.pools import labelled_nodes
 from moaa_ray.planning.training import TrainingPlan, plan_training
 from moaa_ray.settings.training import DpoConfig, SftConfig, TrainingData
 from moaa_ray.training.checkpoint import Checkpoints
+from moaa_ray.training.export import check_generation
 from moaa_ray.training.job import Cadence, Job, Rates
 from moaa_ray.training.lora import LoraSettings, add_adapters
 from moaa_ray.training.losses import LossSettings
@@ -58,10 +59,14 @@ def lora_of(config: SftConfig | DpoConfig, *, seed: int) -> LoraSettings | None:
 
 
 def check_student(config: SftConfig | DpoConfig, student: StudentFiles, task: ChunkTask) -> None:
-    """Raise ConfigError for a tokenizer, model or lora.targets that cannot be trained, before anything starts."""
-    tokenizer_of(task)
+    """Raise ConfigError for a tokenizer, model or lora.targets that cannot be trained, before anything starts.
+
+    Also for what would only be told at the export, when mending it makes another student of the folder.
+    """
     folder = student_folder(student.place, student.revision)
-    model = build_student(folder)
+    model = build_student(folder)  # first: tokenizers too are loaded by way of the config, and are then said to be bad
+    tokenizer_of(task)
+    check_generation(folder)
     check_attention(model)
     check_weights(model, folder)
     if (lora := lora_of(config, seed=0)) is not None:

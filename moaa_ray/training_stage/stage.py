@@ -18,7 +18,7 @@ from rich.console import Console
 from moaa_ray.core.batches import BatchPlan, Source, check_divides
 from moaa_ray.data import commit
 from moaa_ray.data.store import Store, open_store
-from moaa_ray.errors import ConfigError, StageError
+from moaa_ray.errors import ConfigError, DataError, StageError
 from moaa_ray.fingerprint import section_fingerprint
 from moaa_ray.loading import LoadedTraining
 from moaa_ray.run_record import join_run, noting_stop, put_summary, set_stage
@@ -120,14 +120,21 @@ def _fingerprint(
 
 
 def _finished(store: Store, stage: Stage, fingerprint: dict[str, str], *, export: str) -> TrainingSummary | None:
-    """The summary of a stage that has been run to its end with this very recipe."""
+    """The summary of a stage that has been run to its end with this very recipe. Raises DataError for a damaged one."""
     path = f"metrics/{stage}.json"
     if not store.exists(path):
         return None
-    record = json.loads(store.read(path))
+    try:
+        record = json.loads(store.read(path))
+        done = TrainingSummary(**{**record["summary"], "worked": None})
+        record["fingerprint"] = dict(record["fingerprint"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{store.uri}/{path}: damaged, or of another version ({error!r:.80}); restore it, or remove it: the stage "
+            "then ends anew from its last checkpoint"
+        ) from error
     if record["fingerprint"] == fingerprint:
         # With the model gone, or another state wanted, training finds itself over and exports again.
-        done = TrainingSummary(**{**record["summary"], "worked": None})
         is_there = record.get("export", export) == export and store.exists(f"models/{stage}/config.json")
         return done if is_there else None
     changed = sorted(

@@ -173,7 +173,13 @@ def test_a_path_that_gives_nothing_to_read_is_refused_with_the_way_out(tmp_path,
     write(tmp_path, "mixed/a.csv", b"id,prompt\n")
     write(tmp_path, "notes.txt", LINES)
     with pytest.raises(ConfigError, match=said):
-        find(path, base_dir=str(tmp_path))
+        find(path, base_dir=str(tmp_path), file_format="auto")
+
+
+def test_a_format_is_not_asked_for_where_there_is_no_setting_for_it(tmp_path):
+    write(tmp_path, "notes.txt", LINES)
+    with pytest.raises(ConfigError, match=r"not \['.txt'\]; give them such a suffix, or narrow it by a pattern"):
+        find("notes.txt", base_dir=str(tmp_path))
 
 
 def test_a_password_in_a_uri_is_refused_and_not_repeated():

@@ -128,6 +128,16 @@ def test_a_row_without_an_id_gets_one_from_its_prompt_in_sft_and_dpo_alike():
     assert prompt_id(talk("a")) != prompt_id(talk("b"))
 
 
+def test_a_prompt_is_never_cut_also_where_all_tokens_are_learnt():
+    """By ROW_TOKENS: 20 tokens ask for the first answer, which ends with the 22nd."""
+    limit = the(max_tokens=30, over_long="truncate", all_tokens=True)
+    assert refused([row("r", "a" * 90, "b")], limit) == [("r", "over_long_prompt")]
+    rows = [row("r", "a", "b" * 90), row("s", "a", "b", "c" * 90, "d")]
+    long_answer, long_turn = (unit.documents[0] for unit in sft_units(rows, MAKER, limit).train)
+    assert (len(long_answer.tokens), long_answer.num_targets) == (30, 29)
+    assert (len(long_turn.tokens), long_turn.num_targets) == (22, 21)
+
+
 def test_a_completion_flagged_as_truncated_is_not_taught_to_end():
     def texts(*turns, flags):
         unit = sft_units([row("r", *turns, flags=flags)], MAKER, the()).train[0]

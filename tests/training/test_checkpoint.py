@@ -127,7 +127,14 @@ def _truncate(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "damage"),
-    [("complete.json", Path.unlink), ("*.safetensors", Path.unlink), ("*.safetensors", _truncate), ("i*", _truncate)],
+    [
+        ("complete.json", Path.unlink),
+        ("complete.json", _truncate),
+        ("complete.json", lambda path: path.write_text("{}")),
+        ("*.safetensors", Path.unlink),
+        ("*.safetensors", _truncate),
+        ("i*", _truncate),
+    ],
 )
 def test_a_torn_checkpoint_is_not_chosen_and_can_be_saved_again(pattern, damage, tmp_path, model):
     checkpoints = saved(str(tmp_path / "c"), model, 1, 2)

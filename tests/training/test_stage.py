@@ -330,6 +330,10 @@ def test_what_cannot_be_trained_on_is_told_before_anything_starts(folder, tmp_pa
         ("config.json", '{"model_type": "stablelm", "vocab_size": 2000}', "its layers call attention in another way"),
         ("config.json", {"vocab_size": 2001}, "the two are not of one model"),
         ("config.json", {"num_hidden_layers": 9}, "has no tensor for model.layers."),
+        ("config.json", {"rms_norm_eps": "1e-6"}, "transformers cannot build it: StrictDataclassFieldValidationError"),
+        ("generation_config.json", "{", "generation_config.json is no JSON mapping: Expecting property name"),
+        ("generation_config.json", "[]", "generation_config.json is no JSON mapping"),
+        ("generation_config.json", '{"eos_token_id": ["</s>"]}', "eos_token_id = ['</s>'], want a token's number"),
     ],
 )
 def test_a_student_that_cannot_be_trained_is_refused_before_its_data_is_tokenised(file, text, said, folder, tmp_path):
@@ -374,6 +378,14 @@ def test_a_finished_stage_is_gone_on_with_only_where_another_state_is_to_become_
         assert train_stage(load_training(recipe, [f"sft.export={export}"]), "sft").num_steps == 1
     assert exported == ["last", "best", "last"]
     assert (folder / "again" / "metrics" / "sft.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"summary": {"color": 1}, "fingerprint": {}}'])
+def test_a_damaged_record_of_a_finished_stage_is_told_as_such(text, folder):
+    (folder / "torn" / "metrics").mkdir(parents=True, exist_ok=True)
+    (folder / "torn" / "metrics" / "sft.json").write_text(text)
+    with pytest.raises(DataError, match=r"torn/metrics/sft.json: damaged, or of another version \(.*remove it: the"):
+        train_stage(load_training(write_recipe(folder, "torn")), "sft")
 
 
 def test_without_the_library_that_draws_a_stage_ends_well_and_says_what_is_lacking(folder, monkeypatch):

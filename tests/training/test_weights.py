@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 
 from moaa_ray.errors import ConfigError  # noqa: E402
 from moaa_ray.training.weight_files import stored_shapes  # noqa: E402
-from moaa_ray.training.weights import build_student, check_weights, load_weights, plain_name  # noqa: E402
+from moaa_ray.training.weights import build_student, check_weights, load_weights, plain_name, whole_weights  # noqa: E402
 from tests.training.processes import make_strategy, on_workers, save_model, state_of  # noqa: E402
 from tests.training.students import FAMILIES, make_documents, make_model, plain_logprobs  # noqa: E402
 
@@ -137,6 +137,10 @@ def test_sharded_workers_fill_their_slices_only(family, tmp_path):
         (lambda folder: edit_config(folder, vocab_size=200), r"embed_tokens.weight has shape \(193, 32\), .*200, 32"),
         (lambda folder: edit_tensors(folder, drop="model.norm.weight"), "has no tensor for model.norm.weight"),
         (lambda folder: edit_tensors(folder, add={"x.scale": torch.ones(1)}), "does not use: x.scale"),
+        (
+            lambda folder: edit_tensors(folder, add={"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
+            "model.norm.weight is stored as I8, want F64, F32, F16, BF16: training needs unquantised weights",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x09" * 64), "cannot be read"),
     ],
 )
@@ -154,10 +158,27 @@ def test_weights_are_checked_before_they_are_loaded(tmp_path):
         load_weights(build_student(tmp_path), tmp_path)
 
 
+def test_weights_that_are_not_finite_are_refused_instead_of_trained_on(tmp_path):
+    save_model(tmp_path)
+    edit_tensors(tmp_path, add={"model.norm.weight": torch.tensor([*[1.0] * 31, float("nan")])})
+    with pytest.raises(ConfigError, match=r"model\.norm\.weight holds values that are not finite; copy the model once"):
+        load_weights(build_student(tmp_path), tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.norm\.weight holds values that are not finite"):
+        list(whole_weights(build_student(tmp_path), tmp_path))
+
+
 def test_pickled_weights_are_never_read(tmp_path):
     save_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"as pickles \(pytorch_model.bin\), which can run code"):
+        build_student(tmp_path)
+
+
+@pytest.mark.parametrize("file", [3, ["model.safetensors"], None])
+def test_an_index_that_names_no_file_is_refused(file, tmp_path):
+    save_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": file, "y": "z"}}))
+    with pytest.raises(ConfigError, match="instead of the name of a file"):
         build_student(tmp_path)
 
 
