@@ -32,15 +32,25 @@ class PoolSpec:
     min_replicas: int = 1
     max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
     load_s: float = 0.0
-    concurrency: int = 64  # rows that an engine works on at a time
+    concurrency: int = 64  # rows that an engine takes at a time
+    most_running: int | None = None  # those of them that its memory holds at a time; None: all
     fan_out: float = 1.0  # requests that a row asks at a time
     length_sigma: float = LENGTH_SIGMA  # spread of the logarithm of its answers' lengths
     labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 
+    @property
+    def running(self) -> int:
+        """Rows that a full engine works on at a time."""
+        return min(self.concurrency, self.most_running or self.concurrency)
+
     def row_s(self, replicas: int) -> float:
         """Seconds per row of the pool with so many engines."""
         return max(self.seconds_per_row / replicas, self.floor_s_per_row)
+
+    def slot_s(self, replicas: int) -> float:
+        """Seconds that a row is worked on in one of so many full engines, in the mean."""
+        return self.running * max(self.seconds_per_row, self.floor_s_per_row * replicas)
 
 
 def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list[int]:

@@ -222,8 +222,7 @@ def _block_s(pool: PlannedPool, block_rows: int) -> float:
     A line fills and drains for about as long as a block takes through all of its pools.
     """
     spec = pool.spec
-    slot_s = spec.concurrency * max(spec.seconds_per_row, spec.floor_s_per_row * pool.replicas)
-    return slot_s * min(LONGEST, _longest(block_rows * spec.fan_out, spec.length_sigma))
+    return spec.slot_s(pool.replicas) * min(LONGEST, _longest(block_rows * spec.fan_out, spec.length_sigma))
 
 
 def _work_bound_s(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> float:

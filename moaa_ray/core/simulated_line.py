@@ -71,14 +71,13 @@ class _Pool:
         self.planned, self.spec, self.index = planned, spec, index
         self.waiting: deque[int] = deque()
         count = planned.replicas
-        self.slots = [[ready_s] * spec.concurrency for _ in range(count)]
+        self.slots = [[ready_s] * spec.running for _ in range(count)]
         self.held: list[dict[int, tuple[float, float, float]]] = [{} for _ in range(count)]
         self.free = [(0, engine) for engine in range(count)]  # a heap, with entries that are out of date
         self.gone: set[int] = set()
-        slot_s = max(spec.seconds_per_row, spec.floor_s_per_row * count) * spec.concurrency
         # More than once, so that the rows of any block are one slice.
         sigma = spec.length_sigma if conditions.length_sigma is None else conditions.length_sigma
-        self.lengths = _slot_lengths(conditions, slot_s, sigma) * (1 + ceil(block_rows / _NUM_LENGTHS))
+        self.lengths = _slot_lengths(conditions, spec.slot_s(count), sigma) * (1 + ceil(block_rows / _NUM_LENGTHS))
         self.next_length = seed_for(conditions.seed, "pool", spec.name) % _NUM_LENGTHS
         self.work: list[tuple[float, float, float]] = []
         self.num_redone = 0
@@ -115,7 +114,7 @@ class _Pool:
             if end > ended:
                 ended = end
         self.next_length = (self.next_length + num_rows) % _NUM_LENGTHS
-        self.held[engine][block] = (began, ended, sum(lengths) / self.spec.concurrency)
+        self.held[engine][block] = (began, ended, sum(lengths) / self.spec.running)
         return ended
 
     def finish(self, engine: int, block: int) -> None:
@@ -127,7 +126,7 @@ class _Pool:
         lost = list(self.held[engine])
         self.held[engine] = {}
         self.gone.add(engine)
-        self.slots[engine] = [back_s] * self.spec.concurrency
+        self.slots[engine] = [back_s] * self.spec.running
         self.num_redone += len(lost)
         return lost
 

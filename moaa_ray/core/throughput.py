@@ -94,6 +94,11 @@ def check_memory(name: str, engine: EngineSize, gpu: GpuType, *, most: int) -> N
     )
 
 
+def num_side_by_side(engine: EngineSize, *, kv_room_bytes: float, context: float) -> float:
+    """Sequences that a full engine works on at a time: as many as the concurrency and the KV cache admit."""
+    return max(1.0, min(engine.concurrency, kv_room_bytes / (context * engine.kv_bytes_per_token)))
+
+
 def tokens_per_s(
     engine: EngineSize, *, flops: float, bandwidth: float, kv_room_bytes: float, prompt_tokens: float, out_tokens: float
 ) -> float:
@@ -106,7 +111,7 @@ def tokens_per_s(
     """
     shape = engine.shape
     context = prompt_tokens + out_tokens / 2
-    batch = max(1.0, min(engine.concurrency, kv_room_bytes / (context * engine.kv_bytes_per_token)))
+    batch = num_side_by_side(engine, kv_room_bytes=kv_room_bytes, context=context)
     width = shape.num_layers * shape.num_heads * shape.head_dim
     weights = shape.weight_bytes(engine.bytes_per_weight)
     read_s = (weights + batch * context * engine.kv_bytes_per_token) / bandwidth

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from moaa_ray.core.simulated_line import Conditions
+from moaa_ray.core.simulation import simulate
 from moaa_ray.errors import ConfigError
 from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe
@@ -184,6 +186,24 @@ def test_a_cluster_of_unequal_nodes_is_joined_by_plus():
 def test_a_cluster_that_cannot_be_read_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_cluster(text)
+
+
+def test_a_concurrency_above_what_the_kv_cache_holds_fills_and_drains_no_longer():
+    """2 x (80 GB x 0.92 - 2 GB) less 75.2 GB of weights in FP8 leave 68.0 GB. A token takes 2 x 80 x 8 x 128 x 2 bytes,
+    and an aggregator's prompt of 250 + 600 + 200 tokens with half of its answer is 1,350: 154 requests at a time."""
+
+    def aggregator(concurrency: int, num_rows: int):
+        model = {"engine": "vllm", "model": "Qwen/Qwen2-72B-Instruct", "quantization": "fp8", "tensor_parallel": 2}
+        models = {"big": {**model, "concurrency": concurrency}, "a": {**FAKE, "completion_tokens": 600}}
+        plan = plan_generate(recipe(models, ["a"], "big"), parse_cluster("gpus=2,gpu=H100"), num_rows)
+        run = simulate(plan.line, num_rows=num_rows, conditions=Conditions())
+        return plan.phases[0].pools[1].spec, plan.phases[0].ramp_s, run.makespan_s
+
+    specs, ramps, simulated = zip(*(aggregator(most, 5_000) for most in (154, 256, 100_000)), strict=True)
+    assert [spec.running for spec in specs] == [154, 154, 154]
+    assert ramps == pytest.approx([ramps[0]] * 3, rel=0.1)
+    assert simulated == pytest.approx([simulated[0]] * 3, rel=0.1)
+    assert aggregator(100, 5_000)[0].running == 100
 
 
 def test_the_text_names_pools_bottleneck_limit_and_total():
