@@ -21,6 +21,7 @@ from moaa_ray.core.allocation import (
     slowest_s,
 )
 from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.ramp import ramp_s
 from moaa_ray.errors import ConfigError
 
 PHASE_START_S = 6.0
@@ -31,9 +32,6 @@ BLOCK_S = 5.0
 
 MAX_BLOCKS_PER_S = 20
 """Blocks a second that Ray Data's control plane is asked for; it takes about 17 ms for one (performance.md 1.3)."""
-
-LONGEST = 4.0
-"""Where max_tokens ends an answer, in mean lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +76,14 @@ class Plan:
 def blocks_in_flight(block_rows: int, concurrency: int, fan_out: float = 1.0) -> int:
     """Blocks that one engine should hold so that it never drains, although a block leaves with its slowest row.
 
-    A block holds its place for as long as its longest answer takes: that many
-    times the concurrency in rows (Little's law), once more waiting, at least two blocks.
+    Of n log-normal lengths the longest is at most about exp(sigma sqrt(2 ln n) - sigma^2 / 2) means, and a block holds
+    its place for so long: that many times the concurrency in rows (Little's law), once more waiting, at least two.
     (Twice the concurrency kept an engine with such lengths busy for 0.59 of the time, measured; this rule 0.99.)
     fan_out: requests of one row that run side by side, so that it waits for the longest of these already. (A judge with
     20 a row used 0.6 of its slots, measured, when only rows were counted; this rule 0.97.)
     """
-    return max(2, ceil((_longest(block_rows * fan_out, LENGTH_SIGMA) + 1) * concurrency / block_rows))
-
-
-def _longest(num: float, sigma: float) -> float:
-    """The longest of so many log-normal lengths, in means: about exp(sigma sqrt(2 ln num) - sigma^2 / 2)."""
-    return max(1.0, exp(sigma * sqrt(2 * log(num)) - sigma**2 / 2))
+    longest = max(1.0, exp(LENGTH_SIGMA * sqrt(2 * log(block_rows * fan_out)) - LENGTH_SIGMA**2 / 2))
+    return max(2, ceil((longest + 1) * concurrency / block_rows))
 
 
 def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: int) -> tuple[int, int]:
@@ -209,20 +203,11 @@ def _phase(
         credits=max(1, min(wanted_credits, ceil(num_rows / size))),
         load_s=rounds * (PHASE_START_S + max(pool.load_s for pool in pools)),
         work_s=num_rows * row_s,
-        ramp_s=rounds * sum(_block_s(pool, size) for pool in planned),
+        ramp_s=rounds * ramp_s(pools, replicas, block_rows=size, num_rows=ceil(num_rows / rounds)),
         bottleneck=max(planned, key=lambda pool: pool.busy_fraction).spec.name,
         num_gpus=sum(pool.spec.num_gpus * pool.replicas for pool in planned),
         num_cpus=SERVICE_CPUS + sum(pool.spec.num_cpus * pool.replicas for pool in planned),
     )
-
-
-def _block_s(pool: PlannedPool, block_rows: int) -> float:
-    """Seconds that a block takes in a pool whose engines are full, until its longest answer is there.
-
-    A line fills and drains for about as long as a block takes through all of its pools.
-    """
-    spec = pool.spec
-    return spec.slot_s(pool.replicas) * min(LONGEST, _longest(block_rows * spec.fan_out, spec.length_sigma))
 
 
 def _work_bound_s(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> float:

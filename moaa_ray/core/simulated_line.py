@@ -6,7 +6,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import ceil
 from random import Random
 
-from moaa_ray.core.planning import LONGEST, PHASE_START_S, Phase, PlannedPool
+from moaa_ray.core.planning import PHASE_START_S, Phase, PlannedPool
+from moaa_ray.core.ramp import LONGEST
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import ConfigError
 

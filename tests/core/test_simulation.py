@@ -135,4 +135,4 @@ def test_a_plan_of_the_planner_is_played_through_in_its_own_time(num_rows, sigma
     cluster = Cluster(nodes=(Node(num_gpus=min(8, num_gpus), num_cpus=64, gpu="H100"),) * ceil(num_gpus / 8))
     plan = plan_line(pools, cluster, num_rows=num_rows)
     run = simulate(plan, num_rows=num_rows, conditions=Conditions())
-    assert plan.makespan_s == pytest.approx(run.makespan_s, rel=0.12 if num_rows < 10_000 else 0.065)
+    assert plan.makespan_s == pytest.approx(run.makespan_s, rel=0.13 if num_rows < 10_000 else 0.09)

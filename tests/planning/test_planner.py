@@ -208,15 +208,15 @@ def test_a_concurrency_above_what_the_kv_cache_holds_fills_and_drains_no_longer(
 
 def test_the_text_names_pools_bottleneck_limit_and_total():
     """Two pools of 1 s a row, 1,000 rows, 4 slots: one engine each on the 2 that are left; 1,000 s + 6 s to start,
-    and 2 x 64 s for 64 answers at a time, which are all alike. Tokens a row: 250 + 100, and 250 + 100 + 200 + 100."""
-    models = {"a": {**FAKE, "num_cpus": 1}, "c": {**FAKE, "num_cpus": 1}}
+    and 1 s until the second has its first answer. Tokens a row: 250 + 100, and 250 + 100 + 200 + 100."""
+    models = {name: {**FAKE, "num_cpus": 1, "concurrency": 1} for name in "ac"}
     text = render_plan(plan_generate(recipe(models, ["a"], "c"), parse_cluster("cpus=4"), 1000))
     assert text.splitlines()[0] == "1,000 rows on 4 CPU slots, 1 node"
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert "1 l0.a * a 1 - 1 100% 0 s 17 min 0.3" in rows
     assert "1 aggregate c 1 - 1 100% 0 s 17 min 0.7" in rows
-    assert "phase 1: 19 min (6 s to load, 2 min to fill and drain)" in text
-    assert "in all: 19 min, 1.13 x the work bound, 1.0 M tokens, no price in the recipe" in text
+    assert "phase 1: 17 min (6 s to load, 1 s to fill and drain)" in text
+    assert "in all: 17 min, 1.01 x the work bound, 1.0 M tokens, no price in the recipe" in text
     assert "limit: l0.a is slowest; 1 more CPU slot (room for one more engine of it) would save" in text
 
 
