@@ -180,7 +180,11 @@ def test_a_cluster_of_unequal_nodes_is_joined_by_plus():
         ("gpus=8,gpu=H100 +", "'' is not understood"),
         ("gpus=100000000,gpu=H100", "gpus=100000000 is more than the 65,536 that are planned for"),
         ("cpus=8,nodes=100000000", "nodes=100000000 is more than the 65,536"),
+        ("cpus=" + "9" * 5000, "cpus=99999999999999999999 is more than the 16,777,216"),
+        ("cpus=00", "cpus=00 is not a whole number above 0"),
+        ("gpu=H100,cpus=64", "gpu=H100 without a number of GPUs; add e.g. gpus=8, or gpus=0 for none"),
         ("cpus=8,labels=big", "labels=big: 'big' has no value; write e.g. labels=pool:big"),
+        ("cpus=8,labels=a:1;a:2", "labels=a:1;a:2: a is named twice"),
     ],
 )
 def test_a_cluster_that_cannot_be_read_is_refused(text, message):
