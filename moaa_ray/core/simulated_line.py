@@ -223,7 +223,7 @@ class SimulatedLine:
             pool.changed(engine)
 
     def _until_lost(self) -> float:
-        return self.losses.expovariate(1 / (3600 * (self.conditions.hours_between_losses or 1)))
+        return self.losses.expovariate(1.0) * 3600 * (self.conditions.hours_between_losses or 1)
 
 
 def _block_sizes(num_rows: int, block_rows: int) -> list[int]:

@@ -116,6 +116,11 @@ def test_losses_that_let_no_block_end_are_refused():
         simulate(plan, num_rows=10, conditions=Conditions(hours_between_losses=0.01))
 
 
+def test_hours_without_end_between_losses_are_none():
+    plan = phase_of((spec("a", 1.0), 1))
+    assert simulate(plan, num_rows=10, conditions=Conditions(hours_between_losses=float("inf"))).num_redone == 0
+
+
 def test_busy_engines_add_up_to_the_work():
     plan = phase_of((spec("a", 1.0, concurrency=4), 3), block_rows=4)
     run = simulate(plan, num_rows=100, conditions=Conditions())
