@@ -235,4 +235,7 @@ def shape_of_model(place: str, base_dir: Path, *, writes_tokens: bool = True) ->
     config = json.loads(file.read_text(encoding="utf-8"))
     if not writes_tokens:
         config["tie_word_embeddings"] = True  # there are no output embeddings
-    return shape_of_config(config)
+    try:
+        return shape_of_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file.parent}: {error}") from error
