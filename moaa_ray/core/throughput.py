@@ -54,8 +54,13 @@ def gpu_bytes(engine: EngineSize, gpu: GpuType) -> float:
     return gpu.memory_bytes * engine.gpu_memory_fraction - RESERVE_BYTES
 
 
-def needed_gpus(engine: EngineSize, gpu: GpuType) -> int:
-    """The fewest GPUs whose memory holds the weights and one full context window."""
+def needed_gpus(name: str, engine: EngineSize, gpu: GpuType) -> int:
+    """The fewest GPUs whose memory holds the weights and one full context window. Raises ConfigError where none can."""
+    if gpu_bytes(engine, gpu) <= 0:
+        raise ConfigError(
+            f"models.{name}.gpu_memory_fraction = {engine.gpu_memory_fraction:g}: of {gpu.memory_bytes / 1e9:g} GB of "
+            f"{gpu.name} that leaves nothing beside {RESERVE_BYTES / 1e9:g} GB for activations; raise it, e.g. to 0.92"
+        )
     weights = engine.shape.weight_bytes(engine.bytes_per_weight)
     return ceil((weights + engine.kv_bytes_per_token * engine.context_window) / gpu_bytes(engine, gpu))
 
@@ -77,7 +82,7 @@ def check_memory(name: str, engine: EngineSize, gpu: GpuType, *, most: int) -> N
     """
     if engine.fits(gpu):
         return
-    per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(engine, gpu)
+    per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(name, engine, gpu)
     fits = next((size for size in (1, 2, 4, 8, 16, 32, 64) if size >= needed and size > engine.num_gpus), None)
     way_out = f"set tensor_parallel: {fits}" if fits else "use a GPU with more memory"
     if fits and fits > gpu.gpus_per_node:

@@ -82,3 +82,9 @@ def test_fp8_needs_a_gpu_that_computes_in_it_to_be_faster_at_prefill():
     a100 = gpu_row_s(fp8, gpu_type("A100-80G"), prompt_tokens=3000, out_tokens=100)
     h100 = gpu_row_s(fp8, gpu_type("H100"), prompt_tokens=3000, out_tokens=100)
     assert a100 / h100 == pytest.approx(1979 / 312, rel=0.02)
+
+
+def test_a_memory_fraction_that_leaves_nothing_is_refused():
+    small = engine(LLAMA, gpu_memory_fraction=0.01)
+    with pytest.raises(ConfigError, match=r"models.m.gpu_memory_fraction = 0.01: of 80 GB of H100 that leaves nothing"):
+        check_memory("m", small, gpu_type("H100"), most=8)
