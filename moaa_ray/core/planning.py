@@ -30,8 +30,9 @@ PHASE_START_S = 6.0
 BLOCK_S = 5.0
 """Seconds of one engine that a block should take, at most."""
 
-MAX_BLOCKS_PER_S = 20
-"""Blocks a second that Ray Data's control plane is asked for; it takes about 17 ms for one (performance.md 1.3)."""
+MAX_BLOCKS_PER_S, MAX_HOPS_PER_S = 20, 100
+"""Blocks a second that Ray Data's control plane is asked for, and times a second that one enters a pool: it takes about
+17 ms for a block through four (performance.md 1.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +87,22 @@ def blocks_in_flight(block_rows: int, concurrency: int, fan_out: float = 1.0) ->
     return max(2, ceil((longest + 1) * concurrency / block_rows))
 
 
-def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: int) -> tuple[int, int]:
+def block_rows(
+    seconds_per_row: float, concurrency: int, replicas: int, rows: int, *, num_pools: int = 1
+) -> tuple[int, int]:
     """Rows of one block, and blocks in flight per engine.
 
     A block takes at most about 5 s of one engine and half its concurrency in rows (small ones leave an engine fewer
-    idle places, and a kill less to lose); but the pool makes no more than 20 blocks a second, which the control plane
-    can follow, so that large pools have larger blocks. At most 1,000 rows (engines that take no time), at least one,
-    and small enough for four blocks per engine over the dataset, so that the engines end together.
+    idle places, and a kill less to lose); but the pool makes no more than 20 blocks a second, and fewer in a line of
+    more than five pools, which the control plane can follow, so that large pools have larger blocks. At most 1,000 rows
+    (engines that take no time), at least one, and small enough for four blocks per engine over the dataset, so that the
+    engines end together.
     Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 33 blocks in flight.
     """
-    wanted = 1000
+    wanted, blocks_per_s = 1000, min(MAX_BLOCKS_PER_S, MAX_HOPS_PER_S / num_pools)
     if seconds_per_row > 0:
         small = min(round(BLOCK_S / seconds_per_row), concurrency // 2)
-        wanted = min(wanted, max(small, ceil(replicas / seconds_per_row / MAX_BLOCKS_PER_S)))
+        wanted = min(wanted, max(small, ceil(replicas / seconds_per_row / blocks_per_s)))
     size = max(1, min(wanted, rows // (4 * replicas)))
     return size, blocks_in_flight(size, concurrency)
 
@@ -184,7 +188,7 @@ def _phase(
 ) -> Phase:
     row_s = slowest_s(pools, replicas)
     size = fixed_block_rows or min(
-        block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows)[0]
+        block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows, num_pools=len(pools))[0]
         for pool, count in zip(pools, replicas, strict=True)
     )
     planned = tuple(

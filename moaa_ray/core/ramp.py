@@ -24,13 +24,13 @@ def ramp_s(pools: Sequence[PoolSpec], replicas: Sequence[int], *, block_rows: in
     slowest = slowest_s(pools, replicas)
     if not slowest:
         return 0.0
-    size, longest_s = min(block_rows, num_rows), 0.0
-    counted = list(zip(pools, replicas, strict=True))
-    for i, (pool, count) in enumerate(counted):
-        to_it = sum(_fill_s(before, num, size) for before, num in counted[:i])
-        work_s = num_rows * pool.row_s(count)
-        from_it = sum(_drain_s(after, num, size, num_rows, slowest) for after, num in counted[i + 1 :])
-        longest_s = max(longest_s, to_it + work_s + _end_s(pool, count, num_rows) + from_it)
+    size, counted = min(block_rows, num_rows), list(zip(pools, replicas, strict=True))
+    from_it = [_drain_s(pool, count, size, num_rows, slowest) for pool, count in counted]
+    to_s, from_s, longest_s = 0.0, sum(from_it), 0.0
+    for (pool, count), drain_s in zip(counted, from_it, strict=True):
+        from_s -= drain_s
+        longest_s = max(longest_s, to_s + num_rows * pool.row_s(count) + _end_s(pool, count, num_rows) + from_s)
+        to_s += _fill_s(pool, count, size)
     return longest_s - num_rows * slowest
 
 

@@ -10,6 +10,8 @@ import pytest
 from moaa_ray.core.allocation import SERVICE_CPUS, PoolSpec
 from moaa_ray.core.packing_gpus import Cluster, Demand, Node, packs
 from moaa_ray.core.planning import PHASE_START_S, Plan, block_rows, plan_line
+from moaa_ray.core.simulated_line import Conditions
+from moaa_ray.core.simulation import simulate
 from moaa_ray.errors import ConfigError
 
 
@@ -158,6 +160,17 @@ def test_a_block_has_at_most_half_the_requests_that_an_engine_takes_at_once():
 def test_the_control_plane_sees_at_most_twenty_blocks_a_second_of_a_pool():
     """100 engines of 0.02 s/row make 5,000 rows a second: 250 rows a block."""
     assert block_rows(0.02, 64, 100, 10**6)[0] == 250
+    assert block_rows(0.02, 64, 100, 10**6, num_pools=5)[0] == 250
+    assert block_rows(0.02, 64, 100, 10**6, num_pools=20)[0] == 1000, "100 blocks a second enter a pool, all together"
+
+
+def test_a_line_of_many_pools_is_not_held_up_by_the_driver():
+    """20 pools with 500 rows a second: of 25 rows 400 blocks a second would enter a pool, which takes 1.6 s of it."""
+    pools = [pool(f"p{i}", 0.04, concurrency=8, min_replicas=20, max_replicas=20) for i in range(20)]
+    plan = plan_line(pools, cluster(400, num_cpus=1000), num_rows=120_000)
+    assert plan.phases[0].block_rows == 100
+    run = simulate(plan, num_rows=120_000, conditions=Conditions())
+    assert run.makespan_s == pytest.approx(plan.makespan_s, rel=0.15)
 
 
 def test_engines_that_take_no_time_get_blocks_of_a_thousand():
