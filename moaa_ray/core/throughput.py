@@ -5,7 +5,8 @@ as an absolute figure it is a first estimate. The memory check is exact in its s
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
+from statistics import NormalDist
 
 from moaa_ray.core.gpus import GpuType
 from moaa_ray.core.model_size import ModelShape
@@ -152,3 +153,14 @@ def cpu_row_s(engine: EngineSize, num_cpus: float, *, prompt_tokens: float, out_
         out_tokens=out_tokens,
     )
     return out_tokens / (EFFICIENCY * rate)
+
+
+def mean_until(limit: float, *, mean: float, sigma: float) -> float:
+    """The mean of log-normal lengths of this mean and spread that end at a limit.
+
+    Example: a spread of 0.8 and a limit of one mean leave 0.69 of it.
+    """
+    if not sigma:
+        return float(min(mean, limit))
+    at, normal = log(limit / mean) / sigma, NormalDist().cdf
+    return mean * normal(at - sigma / 2) + limit * (1 - normal(at + sigma / 2))
