@@ -39,10 +39,12 @@ class PoolSpec:
     labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 
-    @property
-    def running(self) -> int:
-        """Rows that a full engine works on at a time."""
-        return min(self.concurrency, self.most_running or self.concurrency)
+    def running(self, replicas: int) -> int:
+        """Rows that one of so many full engines works on at a time; behind a limit those that it lets through while one
+        is worked on."""
+        most = min(self.concurrency, self.most_running or self.concurrency)
+        limit_s = self.floor_s_per_row * replicas
+        return max(1, round(most * self.seconds_per_row / limit_s)) if limit_s > self.seconds_per_row else most
 
     def row_s(self, replicas: int) -> float:
         """Seconds per row of the pool with so many engines."""
@@ -50,7 +52,7 @@ class PoolSpec:
 
     def slot_s(self, replicas: int) -> float:
         """Seconds that a row is worked on in one of so many full engines, in the mean."""
-        return self.running * max(self.seconds_per_row, self.floor_s_per_row * replicas)
+        return self.running(replicas) * max(self.seconds_per_row, self.floor_s_per_row * replicas)
 
 
 def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list[int]:

@@ -36,7 +36,7 @@ def ramp_s(pools: Sequence[PoolSpec], replicas: Sequence[int], *, block_rows: in
 
 def _end_s(pool: PoolSpec, replicas: int, num_rows: int) -> float:
     """Seconds from when a pool runs out of rows that wait: the longest answer in it, whose mean is in its work."""
-    places = pool.running * replicas
+    places = pool.running(replicas) * replicas
     rounds = num_rows / places
     left = max(_longest(min(num_rows, places), pool) - min(1.0, rounds), ceil(rounds) - rounds)
     return pool.slot_s(replicas) * left
@@ -44,14 +44,14 @@ def _end_s(pool: PoolSpec, replicas: int, num_rows: int) -> float:
 
 def _fill_s(pool: PoolSpec, replicas: int, block_rows: int) -> float:
     """Seconds until the first block leaves a pool, which it does with its longest answer."""
-    own = min(block_rows, pool.running)
+    own = min(block_rows, pool.running(replicas))
     return pool.slot_s(replicas) * (block_rows / own - 1 + _longest(own, pool))
 
 
 def _drain_s(pool: PoolSpec, replicas: int, block_rows: int, num_rows: int, slowest_s: float) -> float:
     """Seconds of the last block in a pool: between its own longest answer and the longest of all that are there."""
-    num_there = min(num_rows, pool.running * replicas * pool.row_s(replicas) / slowest_s)
-    own = min(block_rows, pool.running)
+    num_there = min(num_rows, pool.running(replicas) * replicas * pool.row_s(replicas) / slowest_s)
+    own = min(block_rows, pool.running(replicas))
     more = _longest(max(own, num_there), pool) - _longest(own, pool)
     return _fill_s(pool, replicas, block_rows) + pool.slot_s(replicas) * more / 2
 

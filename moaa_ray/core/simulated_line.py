@@ -72,7 +72,8 @@ class _Pool:
         self.planned, self.spec, self.index = planned, spec, index
         self.waiting: deque[int] = deque()
         count = planned.replicas
-        self.slots = [[ready_s] * spec.running for _ in range(count)]
+        self.running = spec.running(count)
+        self.slots = [[ready_s] * self.running for _ in range(count)]
         self.held: list[dict[int, tuple[float, float, float]]] = [{} for _ in range(count)]
         self.free = [(0, engine) for engine in range(count)]  # a heap, with entries that are out of date
         self.gone: set[int] = set()
@@ -115,7 +116,7 @@ class _Pool:
             if end > ended:
                 ended = end
         self.next_length = (self.next_length + num_rows) % _NUM_LENGTHS
-        self.held[engine][block] = (began, ended, sum(lengths) / self.spec.running)
+        self.held[engine][block] = (began, ended, sum(lengths) / self.running)
         return ended
 
     def finish(self, engine: int, block: int) -> None:
@@ -127,7 +128,7 @@ class _Pool:
         lost = list(self.held[engine])
         self.held[engine] = {}
         self.gone.add(engine)
-        self.slots[engine] = [back_s] * self.spec.running
+        self.slots[engine] = [back_s] * self.running
         self.num_redone += len(lost)
         return lost
 

@@ -61,6 +61,10 @@ def test_what_waits_for_memory_is_not_worked_on_and_a_limit_holds_all_up():
     assert ramp_s([FAST, crowded], [1, 1], block_rows=4, num_rows=100) == 2
     limited = pool(0.5, floor_s_per_row=1.0)
     assert ramp_s([limited, SLOW], [1, 1], block_rows=4, num_rows=100) == 4, "four at a time, a second apart"
+    slow = pool(0.1, concurrency=64, floor_s_per_row=6.4)
+    assert ramp_s([slow], [1], block_rows=1, num_rows=8) == 0, "one after the other, however many might be there"
+    plan = plan_line([slow], Cluster(nodes=(Node(num_gpus=0, num_cpus=8),)), num_rows=8)
+    assert simulate(plan, num_rows=8, conditions=Conditions()).makespan_s == pytest.approx(plan.makespan_s, abs=0.1)
 
 
 def test_it_is_what_lines_that_are_played_through_take_in_the_median():

@@ -211,10 +211,10 @@ def test_a_concurrency_above_what_the_kv_cache_holds_fills_and_drains_no_longer(
         return plan.phases[0].pools[1].spec, plan.phases[0].ramp_s, run.makespan_s
 
     specs, ramps, simulated = zip(*(aggregator(most, 5_000) for most in (154, 256, 100_000)), strict=True)
-    assert [spec.running for spec in specs] == [154, 154, 154]
+    assert [spec.running(1) for spec in specs] == [154, 154, 154]
     assert ramps == pytest.approx([ramps[0]] * 3, rel=0.1)
     assert simulated == pytest.approx([simulated[0]] * 3, rel=0.1)
-    assert aggregator(100, 5_000)[0].running == 100
+    assert aggregator(100, 5_000)[0].running(1) == 100
 
 
 def test_the_text_names_pools_bottleneck_limit_and_total():
