@@ -55,6 +55,7 @@ class Phase:
     load_s: float  # over all rounds
     work_s: float
     ramp_s: float  # filling and draining, over all rounds
+    num_ramps: float = 1.0  # how often it fills and drains, for later turns
     bottleneck: str  # the slowest pool's name
     num_gpus: int
     num_cpus: float  # slots, admission and commit included
@@ -132,10 +133,10 @@ def plan_line(
     def phase(start: int, stop: int) -> Phase | None:
         part = _sharing(pools[start:stop])
         replicas = allocate(part, cluster, num_rows)
-        rounds = 1 if stop - start == len(pools) else num_rounds
+        is_whole = stop - start == len(pools)
         if not replicas:
             return None
-        return _phase(part, replicas, num_rows=num_rows, rounds=rounds, fixed_block_rows=fixed_block_rows)
+        return _phase(part, replicas, num_rows=num_rows, rounds=num_rounds, is_whole=is_whole, size=fixed_block_rows)
 
     def seconds(start: int, stop: int) -> float:
         planned = phase(start, stop)
@@ -184,10 +185,11 @@ def _best_cuts(num_pools: int, cost: Callable[[int, int], float], phases: int | 
 
 
 def _phase(
-    pools: Sequence[PoolSpec], replicas: Sequence[int], *, num_rows: int, rounds: int, fixed_block_rows: int | None
+    pools: Sequence[PoolSpec], replicas: Sequence[int], *, num_rows: int, rounds: int, is_whole: bool, size: int | None
 ) -> Phase:
+    """The phase of these pools. is_whole: it is the whole line, where a row's next turn follows in the same phase."""
     row_s = slowest_s(pools, replicas)
-    size = fixed_block_rows or min(
+    size = size or min(
         block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows, num_pools=len(pools))[0]
         for pool, count in zip(pools, replicas, strict=True)
     )
@@ -201,13 +203,18 @@ def _phase(
         for pool, count in zip(pools, replicas, strict=True)
     )
     wanted_credits = sum(pool.replicas * pool.blocks_in_flight + 2 for pool in planned)
+    credits = max(1, min(wanted_credits, ceil(num_rows / size)))
+    num_starts, round_rows = 1 if is_whole else rounds, ceil(num_rows / rounds)
+    # A row's next turn waits for its last one; nothing else fills the line where the rows of a turn are all in it.
+    num_ramps = 1 + (rounds - 1) * min(1.0, credits * size / round_rows) if is_whole else rounds
     return Phase(
         pools=planned,
         block_rows=size,
-        credits=max(1, min(wanted_credits, ceil(num_rows / size))),
-        load_s=rounds * (PHASE_START_S + max(pool.load_s for pool in pools)),
+        credits=credits,
+        load_s=num_starts * (PHASE_START_S + max(pool.load_s for pool in pools)),
         work_s=num_rows * row_s,
-        ramp_s=rounds * ramp_s(pools, replicas, block_rows=size, num_rows=ceil(num_rows / rounds)),
+        ramp_s=num_ramps * ramp_s(pools, replicas, block_rows=size, num_rows=round_rows),
+        num_ramps=num_ramps,
         bottleneck=max(planned, key=lambda pool: pool.busy_fraction).spec.name,
         num_gpus=sum(pool.spec.num_gpus * pool.replicas for pool in planned),
         num_cpus=SERVICE_CPUS + sum(pool.spec.num_cpus * pool.replicas for pool in planned),

@@ -59,12 +59,17 @@ def test_a_cut_is_made_when_rounding_costs_more_than_a_load():
 
 def test_several_rounds_load_the_engines_of_every_phase_again_but_of_one_phase_once():
     """Apart, a round's 34 rows are eight times four of 4 s and two more, which take 2 s longer than their share;
-    together, the second pool has its last four rows 4 s after the first has ended."""
+    together, the second pool has its last four rows 4 s after that, and again in each later turn as far as the line
+    holds the 34 rows of a turn, here 32 of them."""
     pools = [pool(name, 1.0, load_s=10, length_sigma=0, concurrency=4) for name in "ab"]
     apart = plan_line(pools, cluster(1), num_rows=100, num_rounds=3)
     assert apart.makespan_s == 200 + 2 * 3 * (2 + 10 + PHASE_START_S)
     together = plan_line(pools, cluster(2), num_rows=100, num_rounds=3)
-    assert together.makespan_s == 100 + 4 + 10 + PHASE_START_S
+    phase = together.phases[0]
+    assert phase.credits * phase.block_rows == 32
+    assert together.makespan_s == pytest.approx(100 + (2 + 4) * (1 + 2 * 32 / 34) + 10 + PHASE_START_S)
+    plan = plan_line(pools, cluster(2), num_rows=100_000, num_rounds=3)
+    assert plan.phases[0].num_ramps == pytest.approx(1, abs=0.01), "in a long run others' rows fill the line"
 
 
 def test_fixed_replicas_are_obeyed_and_ranges_bound_the_planner():
