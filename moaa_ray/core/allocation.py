@@ -32,15 +32,27 @@ class PoolSpec:
     min_replicas: int = 1
     max_replicas: int | None = None  # equal to min_replicas: fixed; None: the planner decides
     load_s: float = 0.0
-    concurrency: int = 64  # rows that an engine works on at a time
+    concurrency: int = 64  # rows that an engine takes at a time
+    most_running: int | None = None  # those of them that its memory holds at a time; None: all
     fan_out: float = 1.0  # requests that a row asks at a time
     length_sigma: float = LENGTH_SIGMA  # spread of the logarithm of its answers' lengths
     labels: Labels = frozenset()  # that its nodes must have
     shape: str = ""  # for messages: how num_gpus comes about, e.g. "tensor_parallel 8 x pipeline_parallel 1"
 
+    def running(self, replicas: int) -> int:
+        """Rows that one of so many full engines works on at a time; behind a limit those that it lets through while one
+        is worked on."""
+        most = min(self.concurrency, self.most_running or self.concurrency)
+        limit_s = self.floor_s_per_row * replicas
+        return max(1, round(most * self.seconds_per_row / limit_s)) if limit_s > self.seconds_per_row else most
+
     def row_s(self, replicas: int) -> float:
         """Seconds per row of the pool with so many engines."""
         return max(self.seconds_per_row / replicas, self.floor_s_per_row)
+
+    def slot_s(self, replicas: int) -> float:
+        """Seconds that a row is worked on in one of so many full engines, in the mean."""
+        return self.running(replicas) * max(self.seconds_per_row, self.floor_s_per_row * replicas)
 
 
 def allocate(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> list[int]:

@@ -7,6 +7,8 @@ is not listed gives None, never a guess. Activations are not here (see throughpu
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from moaa_ray.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -66,11 +68,16 @@ def shape_of_config(config: Mapping) -> ModelShape | None:
     """The shape that a `config.json` of the Hugging Face Hub describes; None for an architecture not known here.
 
     Known model_type: llama, mistral, mixtral, qwen2, qwen3, gemma2, phi3. Also None when the checkpoint is quantised
-    in a way not known here.
+    in a way not known here. Raises ConfigError where a size is no size.
     """
     family = config.get("model_type")
+    if family not in _KNOWN:
+        return None
+    for key in _SIZES:
+        if not isinstance(size := config.get(key), int) or size < 1:
+            raise ConfigError(f"config.json: {key} = {size!r} is not a whole number above 0; copy the model anew")
     checkpoint = _checkpoint_bytes(config.get("quantization_config"))
-    if family not in _KNOWN or checkpoint is None:
+    if checkpoint is None:
         return None
     hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
@@ -103,11 +110,12 @@ def shape_of_config(config: Mapping) -> ModelShape | None:
         head_dim=head_dim,
         inner=config["intermediate_size"],
         num_experts=experts,
-        context_window=config.get("max_position_embeddings", 0),
+        context_window=config.get("max_position_embeddings") or 0,
         checkpoint_bytes_per_weight=checkpoint,
     )
 
 
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _KNOWN = {"llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma2", "phi3"}
 
 
@@ -115,6 +123,8 @@ def _checkpoint_bytes(quantization: Mapping | None) -> float | None:
     """Bytes per weight of a `quantization_config`; 2 without one, None when it cannot be told."""
     if not quantization:
         return 2.0
+    if not isinstance(quantization, Mapping):
+        return None
     method = quantization.get("quant_method", "")
     bits = quantization.get("bits") or quantization.get("w_bit")
     groups = quantization.get("config_groups")

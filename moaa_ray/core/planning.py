@@ -21,6 +21,7 @@ from moaa_ray.core.allocation import (
     slowest_s,
 )
 from moaa_ray.core.packing_gpus import Cluster
+from moaa_ray.core.ramp import ramp_s
 from moaa_ray.errors import ConfigError
 
 PHASE_START_S = 6.0
@@ -29,11 +30,9 @@ PHASE_START_S = 6.0
 BLOCK_S = 5.0
 """Seconds of one engine that a block should take, at most."""
 
-MAX_BLOCKS_PER_S = 20
-"""Blocks a second that Ray Data's control plane is asked for; it takes about 17 ms for one (performance.md 1.3)."""
-
-LONGEST = 4.0
-"""Where max_tokens ends an answer, in mean lengths."""
+MAX_BLOCKS_PER_S, MAX_HOPS_PER_S = 20, 100
+"""Blocks a second that Ray Data's control plane is asked for, and times a second that one enters a pool: it takes about
+17 ms for a block through four (performance.md 1.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,7 @@ class Phase:
     load_s: float  # over all rounds
     work_s: float
     ramp_s: float  # filling and draining, over all rounds
+    num_ramps: float = 1.0  # how often it fills and drains, for later turns
     bottleneck: str  # the slowest pool's name
     num_gpus: int
     num_cpus: float  # slots, admission and commit included
@@ -78,33 +78,32 @@ class Plan:
 def blocks_in_flight(block_rows: int, concurrency: int, fan_out: float = 1.0) -> int:
     """Blocks that one engine should hold so that it never drains, although a block leaves with its slowest row.
 
-    A block holds its place for as long as its longest answer takes: that many
-    times the concurrency in rows (Little's law), once more waiting, at least two blocks.
+    Of n log-normal lengths the longest is at most about exp(sigma sqrt(2 ln n) - sigma^2 / 2) means, and a block holds
+    its place for so long: that many times the concurrency in rows (Little's law), once more waiting, at least two.
     (Twice the concurrency kept an engine with such lengths busy for 0.59 of the time, measured; this rule 0.99.)
     fan_out: requests of one row that run side by side, so that it waits for the longest of these already. (A judge with
     20 a row used 0.6 of its slots, measured, when only rows were counted; this rule 0.97.)
     """
-    return max(2, ceil((_longest(block_rows * fan_out, LENGTH_SIGMA) + 1) * concurrency / block_rows))
+    longest = max(1.0, exp(LENGTH_SIGMA * sqrt(2 * log(block_rows * fan_out)) - LENGTH_SIGMA**2 / 2))
+    return max(2, ceil((longest + 1) * concurrency / block_rows))
 
 
-def _longest(num: float, sigma: float) -> float:
-    """The longest of so many log-normal lengths, in means: about exp(sigma sqrt(2 ln num) - sigma^2 / 2)."""
-    return max(1.0, exp(sigma * sqrt(2 * log(num)) - sigma**2 / 2))
-
-
-def block_rows(seconds_per_row: float, concurrency: int, replicas: int, rows: int) -> tuple[int, int]:
+def block_rows(
+    seconds_per_row: float, concurrency: int, replicas: int, rows: int, *, num_pools: int = 1
+) -> tuple[int, int]:
     """Rows of one block, and blocks in flight per engine.
 
     A block takes at most about 5 s of one engine and half its concurrency in rows (small ones leave an engine fewer
-    idle places, and a kill less to lose); but the pool makes no more than 20 blocks a second, which the control plane
-    can follow, so that large pools have larger blocks. At most 1,000 rows (engines that take no time), at least one,
-    and small enough for four blocks per engine over the dataset, so that the engines end together.
+    idle places, and a kill less to lose); but the pool makes no more than 20 blocks a second, and fewer in a line of
+    more than five pools, which the control plane can follow, so that large pools have larger blocks. At most 1,000 rows
+    (engines that take no time), at least one, and small enough for four blocks per engine over the dataset, so that the
+    engines end together.
     Example: 0.5 s/row, concurrency 64, 8 engines, 60,000 rows: 10 rows, 33 blocks in flight.
     """
-    wanted = 1000
+    wanted, blocks_per_s = 1000, min(MAX_BLOCKS_PER_S, MAX_HOPS_PER_S / num_pools)
     if seconds_per_row > 0:
         small = min(round(BLOCK_S / seconds_per_row), concurrency // 2)
-        wanted = min(wanted, max(small, ceil(replicas / seconds_per_row / MAX_BLOCKS_PER_S)))
+        wanted = min(wanted, max(small, ceil(replicas / seconds_per_row / blocks_per_s)))
     size = max(1, min(wanted, rows // (4 * replicas)))
     return size, blocks_in_flight(size, concurrency)
 
@@ -134,10 +133,10 @@ def plan_line(
     def phase(start: int, stop: int) -> Phase | None:
         part = _sharing(pools[start:stop])
         replicas = allocate(part, cluster, num_rows)
-        rounds = 1 if stop - start == len(pools) else num_rounds
+        is_whole = stop - start == len(pools)
         if not replicas:
             return None
-        return _phase(part, replicas, num_rows=num_rows, rounds=rounds, fixed_block_rows=fixed_block_rows)
+        return _phase(part, replicas, num_rows=num_rows, rounds=num_rounds, is_whole=is_whole, size=fixed_block_rows)
 
     def seconds(start: int, stop: int) -> float:
         planned = phase(start, stop)
@@ -186,11 +185,12 @@ def _best_cuts(num_pools: int, cost: Callable[[int, int], float], phases: int | 
 
 
 def _phase(
-    pools: Sequence[PoolSpec], replicas: Sequence[int], *, num_rows: int, rounds: int, fixed_block_rows: int | None
+    pools: Sequence[PoolSpec], replicas: Sequence[int], *, num_rows: int, rounds: int, is_whole: bool, size: int | None
 ) -> Phase:
+    """The phase of these pools. is_whole: it is the whole line, where a row's next turn follows in the same phase."""
     row_s = slowest_s(pools, replicas)
-    size = fixed_block_rows or min(
-        block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows)[0]
+    size = size or min(
+        block_rows(pool.seconds_per_row, pool.concurrency, count, num_rows, num_pools=len(pools))[0]
         for pool, count in zip(pools, replicas, strict=True)
     )
     planned = tuple(
@@ -203,27 +203,22 @@ def _phase(
         for pool, count in zip(pools, replicas, strict=True)
     )
     wanted_credits = sum(pool.replicas * pool.blocks_in_flight + 2 for pool in planned)
+    credits = max(1, min(wanted_credits, ceil(num_rows / size)))
+    num_starts, round_rows = 1 if is_whole else rounds, ceil(num_rows / rounds)
+    # A row's next turn waits for its last one; nothing else fills the line where the rows of a turn are all in it.
+    num_ramps = 1 + (rounds - 1) * min(1.0, credits * size / round_rows) if is_whole else rounds
     return Phase(
         pools=planned,
         block_rows=size,
-        credits=max(1, min(wanted_credits, ceil(num_rows / size))),
-        load_s=rounds * (PHASE_START_S + max(pool.load_s for pool in pools)),
+        credits=credits,
+        load_s=num_starts * (PHASE_START_S + max(pool.load_s for pool in pools)),
         work_s=num_rows * row_s,
-        ramp_s=rounds * sum(_block_s(pool, size) for pool in planned),
+        ramp_s=num_ramps * ramp_s(pools, replicas, block_rows=size, num_rows=round_rows),
+        num_ramps=num_ramps,
         bottleneck=max(planned, key=lambda pool: pool.busy_fraction).spec.name,
         num_gpus=sum(pool.spec.num_gpus * pool.replicas for pool in planned),
         num_cpus=SERVICE_CPUS + sum(pool.spec.num_cpus * pool.replicas for pool in planned),
     )
-
-
-def _block_s(pool: PlannedPool, block_rows: int) -> float:
-    """Seconds that a block takes in a pool whose engines are full, until its longest answer is there.
-
-    A line fills and drains for about as long as a block takes through all of its pools.
-    """
-    spec = pool.spec
-    slot_s = spec.concurrency * max(spec.seconds_per_row, spec.floor_s_per_row * pool.replicas)
-    return slot_s * min(LONGEST, _longest(block_rows * spec.fan_out, spec.length_sigma))
 
 
 def _work_bound_s(pools: Sequence[PoolSpec], cluster: Cluster, num_rows: int) -> float:

@@ -6,7 +6,8 @@ from heapq import heapify, heappop, heappush, heapreplace
 from math import ceil
 from random import Random
 
-from moaa_ray.core.planning import LONGEST, PHASE_START_S, Phase, PlannedPool
+from moaa_ray.core.planning import PHASE_START_S, Phase, PlannedPool
+from moaa_ray.core.ramp import LONGEST
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import ConfigError
 
@@ -71,14 +72,14 @@ class _Pool:
         self.planned, self.spec, self.index = planned, spec, index
         self.waiting: deque[int] = deque()
         count = planned.replicas
-        self.slots = [[ready_s] * spec.concurrency for _ in range(count)]
+        self.running = spec.running(count)
+        self.slots = [[ready_s] * self.running for _ in range(count)]
         self.held: list[dict[int, tuple[float, float, float]]] = [{} for _ in range(count)]
         self.free = [(0, engine) for engine in range(count)]  # a heap, with entries that are out of date
         self.gone: set[int] = set()
-        slot_s = max(spec.seconds_per_row, spec.floor_s_per_row * count) * spec.concurrency
         # More than once, so that the rows of any block are one slice.
         sigma = spec.length_sigma if conditions.length_sigma is None else conditions.length_sigma
-        self.lengths = _slot_lengths(conditions, slot_s, sigma) * (1 + ceil(block_rows / _NUM_LENGTHS))
+        self.lengths = _slot_lengths(conditions, spec.slot_s(count), sigma) * (1 + ceil(block_rows / _NUM_LENGTHS))
         self.next_length = seed_for(conditions.seed, "pool", spec.name) % _NUM_LENGTHS
         self.work: list[tuple[float, float, float]] = []
         self.num_redone = 0
@@ -115,7 +116,7 @@ class _Pool:
             if end > ended:
                 ended = end
         self.next_length = (self.next_length + num_rows) % _NUM_LENGTHS
-        self.held[engine][block] = (began, ended, sum(lengths) / self.spec.concurrency)
+        self.held[engine][block] = (began, ended, sum(lengths) / self.running)
         return ended
 
     def finish(self, engine: int, block: int) -> None:
@@ -127,7 +128,7 @@ class _Pool:
         lost = list(self.held[engine])
         self.held[engine] = {}
         self.gone.add(engine)
-        self.slots[engine] = [back_s] * self.spec.concurrency
+        self.slots[engine] = [back_s] * self.running
         self.num_redone += len(lost)
         return lost
 
@@ -223,7 +224,7 @@ class SimulatedLine:
             pool.changed(engine)
 
     def _until_lost(self) -> float:
-        return self.losses.expovariate(1 / (3600 * (self.conditions.hours_between_losses or 1)))
+        return self.losses.expovariate(1.0) * 3600 * (self.conditions.hours_between_losses or 1)
 
 
 def _block_sizes(num_rows: int, block_rows: int) -> list[int]:

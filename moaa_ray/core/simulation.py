@@ -34,8 +34,9 @@ def simulate(plan: Plan, *, num_rows: int, conditions: Conditions) -> Simulation
     """Play the plan through with so many rows (a row counts once per turn)."""
     phases, now = [], 0.0
     for number, phase in enumerate(plan.phases):
-        # The first start of its engines is simulated; those of later rounds cost what the planner says.
+        # The first start of its engines and the first ramp are simulated; later turns' cost what the planner says.
         rounds_s = phase.load_s - PHASE_START_S - max(pool.spec.load_s for pool in phase.pools)
+        rounds_s += phase.ramp_s * (1 - 1 / phase.num_ramps)
         phases.append(SimulatedLine(phase, now + max(0.0, rounds_s), num_rows, conditions, number).run())
         now = phases[-1].end_s
     return Simulation(phases=tuple(phases))

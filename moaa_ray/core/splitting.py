@@ -64,7 +64,7 @@ def over_nodes(name: str, engine: EngineSize, gpu: GpuType, cluster: Cluster) ->
     """
     degree = degrees(engine.shape, cluster.largest_node)[-1]
     num_nodes = sum(node.num_gpus == cluster.largest_node for node in cluster.nodes)
-    groups = ceil(needed_gpus(replace(engine, tensor_parallel=degree), gpu) / degree)
+    groups = ceil(needed_gpus(name, replace(engine, tensor_parallel=degree), gpu) / degree)
     room = num_nodes * cluster.largest_node
     if degree * groups > room or groups > engine.shape.num_layers:
         raise ConfigError(

@@ -5,7 +5,8 @@ as an absolute figure it is a first estimate. The memory check is exact in its s
 """
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log
+from statistics import NormalDist
 
 from moaa_ray.core.gpus import GpuType
 from moaa_ray.core.model_size import ModelShape
@@ -54,8 +55,13 @@ def gpu_bytes(engine: EngineSize, gpu: GpuType) -> float:
     return gpu.memory_bytes * engine.gpu_memory_fraction - RESERVE_BYTES
 
 
-def needed_gpus(engine: EngineSize, gpu: GpuType) -> int:
-    """The fewest GPUs whose memory holds the weights and one full context window."""
+def needed_gpus(name: str, engine: EngineSize, gpu: GpuType) -> int:
+    """The fewest GPUs whose memory holds the weights and one full context window. Raises ConfigError where none can."""
+    if gpu_bytes(engine, gpu) <= 0:
+        raise ConfigError(
+            f"models.{name}.gpu_memory_fraction = {engine.gpu_memory_fraction:g}: of {gpu.memory_bytes / 1e9:g} GB of "
+            f"{gpu.name} that leaves nothing beside {RESERVE_BYTES / 1e9:g} GB for activations; raise it, e.g. to 0.92"
+        )
     weights = engine.shape.weight_bytes(engine.bytes_per_weight)
     return ceil((weights + engine.kv_bytes_per_token * engine.context_window) / gpu_bytes(engine, gpu))
 
@@ -77,7 +83,7 @@ def check_memory(name: str, engine: EngineSize, gpu: GpuType, *, most: int) -> N
     """
     if engine.fits(gpu):
         return
-    per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(engine, gpu)
+    per_gpu, needed = gpu_bytes(engine, gpu), needed_gpus(name, engine, gpu)
     fits = next((size for size in (1, 2, 4, 8, 16, 32, 64) if size >= needed and size > engine.num_gpus), None)
     way_out = f"set tensor_parallel: {fits}" if fits else "use a GPU with more memory"
     if fits and fits > gpu.gpus_per_node:
@@ -94,6 +100,11 @@ def check_memory(name: str, engine: EngineSize, gpu: GpuType, *, most: int) -> N
     )
 
 
+def num_side_by_side(engine: EngineSize, *, kv_room_bytes: float, context: float) -> float:
+    """Sequences that a full engine works on at a time: as many as the concurrency and the KV cache admit."""
+    return max(1.0, min(engine.concurrency, kv_room_bytes / (context * engine.kv_bytes_per_token)))
+
+
 def tokens_per_s(
     engine: EngineSize, *, flops: float, bandwidth: float, kv_room_bytes: float, prompt_tokens: float, out_tokens: float
 ) -> float:
@@ -106,7 +117,7 @@ def tokens_per_s(
     """
     shape = engine.shape
     context = prompt_tokens + out_tokens / 2
-    batch = max(1.0, min(engine.concurrency, kv_room_bytes / (context * engine.kv_bytes_per_token)))
+    batch = num_side_by_side(engine, kv_room_bytes=kv_room_bytes, context=context)
     width = shape.num_layers * shape.num_heads * shape.head_dim
     weights = shape.weight_bytes(engine.bytes_per_weight)
     read_s = (weights + batch * context * engine.kv_bytes_per_token) / bandwidth
@@ -142,3 +153,14 @@ def cpu_row_s(engine: EngineSize, num_cpus: float, *, prompt_tokens: float, out_
         out_tokens=out_tokens,
     )
     return out_tokens / (EFFICIENCY * rate)
+
+
+def mean_until(limit: float, *, mean: float, sigma: float) -> float:
+    """The mean of log-normal lengths of this mean and spread that end at a limit.
+
+    Example: a spread of 0.8 and a limit of one mean leave 0.69 of it.
+    """
+    if not sigma:
+        return float(min(mean, limit))
+    at, normal = log(limit / mean) / sigma, NormalDist().cdf
+    return mean * normal(at - sigma / 2) + limit * (1 - normal(at + sigma / 2))

@@ -7,6 +7,7 @@ from moaa_ray.core.mixture import MixturePass, MixtureRules, Speaker
 from moaa_ray.core.packing_gpus import Cluster
 from moaa_ray.core.passes import Pass
 from moaa_ray.core.templates import AGGREGATE_VERSION, aggregate_messages
+from moaa_ray.core.throughput import mean_until
 from moaa_ray.planning.planner import PlanInput, StagePlan, plan_stage
 from moaa_ray.planning.pool_estimate import PassLoad
 from moaa_ray.recipe import Recipe, Run
@@ -70,9 +71,10 @@ def mixture_loads(recipe: Recipe, windows: Mapping[str, int | None], *, mean_tur
 
 def expected_completion(recipe: Run, p: Pass) -> float:
     """Mean tokens of a completion of this pass."""
-    model = recipe.models[p.engine]
-    mean = model.completion_tokens if isinstance(model, FakeModel) else recipe.plan.completion_tokens
-    return float(min(mean, p.sampling.max_tokens))
+    model, limit = recipe.models[p.engine], p.sampling.max_tokens
+    if isinstance(model, FakeModel):
+        return mean_until(limit, mean=model.completion_tokens, sigma=model.length_sigma)
+    return float(min(recipe.plan.completion_tokens, limit))
 
 
 def plan_input(recipe: Recipe, *, base_dir: str | Path = ".", mean_turns: float = 1.0) -> PlanInput:

@@ -10,6 +10,7 @@ CPUS_PER_GPU = 8
 """CPU slots per GPU where a cluster's text names none."""
 MAX_COUNT = 65_536
 """GPUs, or nodes, that one part of a cluster's text may name: some times the largest clusters there are."""
+MAX_CPUS = 256 * MAX_COUNT
 _KEYS = ("gpus", "gpu", "cpus", "nodes", "labels")
 
 
@@ -47,6 +48,8 @@ def _nodes(fields: dict[str, str], *, is_labelled: bool) -> tuple[Node, ...]:
     gpu = gpu_type(fields["gpu"]) if "gpu" in fields else None
     if num_gpus and gpu is None:
         raise ConfigError(f"cluster: gpus={num_gpus} without a type; add e.g. gpu=H100")
+    if gpu and "gpus" not in fields:
+        raise ConfigError(f"cluster: gpu={gpu.name} without a number of GPUs; add e.g. gpus=8, or gpus=0 for none")
     if not num_gpus and "cpus" not in fields:
         raise ConfigError("cluster: neither GPUs nor CPUs; write e.g. gpus=8,gpu=H100,cpus=64 or cpus=16")
     num_cpus = _count(fields, "cpus", CPUS_PER_GPU * num_gpus)
@@ -67,19 +70,22 @@ def _nodes(fields: dict[str, str], *, is_labelled: bool) -> tuple[Node, ...]:
 
 
 def _labels(text: str) -> Labels:
-    labels = set()
+    labels: dict[str, str] = {}
     for pair in text.split(";") if text else []:
         key, _, value = (word.strip() for word in pair.partition(":"))
         if not key or not value:
             raise ConfigError(f"cluster: labels={text}: {pair!r} has no value; write e.g. labels=pool:big;zone:a")
-        labels.add((key, value))
-    return frozenset(labels)
+        if key in labels:
+            raise ConfigError(f"cluster: labels={text}: {key} is named twice, and a node has one value of it; take one")
+        labels[key] = value
+    return frozenset(labels.items())
 
 
 def _count(fields: dict[str, str], key: str, default: int) -> int:
     value = fields.get(key, str(default))
+    most = MAX_CPUS if key == "cpus" else MAX_COUNT
+    if value.isdecimal() and (len(value) > len(str(most)) or int(value) > most):
+        raise ConfigError(f"cluster: {key}={value[:20]} is more than the {most:,} that are planned for; lower it")
     if not value.isdecimal() or (key in fields and key != "gpus" and int(value) == 0):
         raise ConfigError(f"cluster: {key}={value} is not a whole number above 0; write e.g. {key}=8")
-    if key != "cpus" and int(value) > MAX_COUNT:
-        raise ConfigError(f"cluster: {key}={value} is more than the {MAX_COUNT:,} that are planned for; lower it")
     return int(value)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from math import inf
 from typing import Any
 
 from moaa_ray.core.gpus import gpu_type
@@ -108,7 +109,7 @@ def _plain(gpu: str) -> str:
 
 
 def read_measurements(uris: Sequence[str]) -> Measurements:
-    """The figures of these runs. Raises ConfigError where one is no run that has asked models.
+    """The figures of these runs. Raises ConfigError where one is no run that has asked models, or is damaged.
 
     Relative paths count from the current directory, as run directories do.
     """
@@ -124,25 +125,39 @@ def read_measurements(uris: Sequence[str]) -> Measurements:
             )
         for path in files:
             stage = path.removeprefix(f"{USAGE}/").rpartition("/")[0]
-            for pool in json.loads(store.read(path)):
-                if not pool.get("setup"):  # of a version that did not note it
-                    continue
-                engines.append(_measured(pool, uri))
-                for name, each in pool["passes"].items():
-                    key = (stage, name, _place(pool["setup"]))
-                    counts = (each["calls"], each["prompt_tokens"], each["completion_tokens"])
-                    tokens.setdefault(key, []).append(counts)
+            try:
+                for pool in json.loads(store.read(path)):
+                    if not pool.get("setup"):  # of a version that did not note it
+                        continue
+                    engines.append(_measured(pool, uri))
+                    for name, each in pool["passes"].items():
+                        key = (stage, name, _place(pool["setup"]))
+                        tokens.setdefault(key, []).append(_counts(each))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ConfigError(
+                    f"plan.measured.{number}: {store.uri}/{path} is damaged ({type(error).__name__}: {error}); "
+                    "restore it, or take the run out"
+                ) from error
     return Measurements(engines=engines, passes={key: _means(counts) for key, counts in tokens.items()})
 
 
 def _measured(pool: Mapping[str, Any], uri: str) -> Measured:
-    done = pool["passes"].values()
     return Measured(
         setup=pool["setup"],
         runs=(uri,),
-        calls=sum(each["calls"] for each in done),
-        **{name: pool[name] for name in (*_SUMMED[1:], "num_slots")},
+        calls=sum(_counts(each)[0] for each in pool["passes"].values()),
+        **{name: _number(pool[name]) for name in (*_SUMMED[1:], "num_slots")},
     )
+
+
+def _counts(done: Mapping[str, Any]) -> tuple[int, int, int]:
+    return _number(done["calls"]), _number(done["prompt_tokens"]), _number(done["completion_tokens"])
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, int | float) or not 0 <= value < inf:
+        raise ValueError(f"{value!r} is no number of something measured")
+    return value
 
 
 def _means(counts: Sequence[tuple[int, int, int]]) -> tuple[float, float]:

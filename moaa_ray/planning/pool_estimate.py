@@ -15,6 +15,7 @@ from moaa_ray.core.throughput import (
     check_memory,
     cpu_row_s,
     gpu_row_s,
+    num_side_by_side,
 )
 from moaa_ray.errors import ConfigError
 from moaa_ray.model_folders import resolve_model, window_of
@@ -65,6 +66,13 @@ class EngineEstimate:
         if self.size is None:
             return UNKNOWN_S
         return self._roofline_s(self.size, prompt_tokens, out_tokens)
+
+    def num_running(self, prompt_tokens: float, out_tokens: float) -> float:
+        """Requests that a full engine works on at a time; others wait in it for room in the KV cache."""
+        if self.size is None or self.gpu is None or not self.is_on_gpu:
+            return self.model.concurrency
+        room = self.size.kv_room_bytes(self.gpu)
+        return num_side_by_side(self.size, kv_room_bytes=room, context=prompt_tokens + out_tokens / 2)
 
     def _measured_s(self, measured: Measured, prompt_tokens: float, out_tokens: float) -> float:
         """As measured, carried over to these tokens and to full slots.
@@ -227,4 +235,7 @@ def shape_of_model(place: str, base_dir: Path, *, writes_tokens: bool = True) ->
     config = json.loads(file.read_text(encoding="utf-8"))
     if not writes_tokens:
         config["tie_word_embeddings"] = True  # there are no output embeddings
-    return shape_of_config(config)
+    try:
+        return shape_of_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{file.parent}: {error}") from error

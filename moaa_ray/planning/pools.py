@@ -110,11 +110,25 @@ def _spec(engine: str, passes: Sequence[tuple[str, PassLoad]], estimate: EngineE
         max_replicas=most,
         load_s=estimate.load_s,
         concurrency=max(1, round(model.concurrency / at_once)),
+        most_running=max(1, round(_num_running(loads, estimate) / at_once)),
         fan_out=max(1.0, at_once),
         length_sigma=model.length_sigma if isinstance(model, FakeModel) else LENGTH_SIGMA,
         labels=labels_of(model),
         shape=words if num_gpus else "",
     )
+
+
+def _num_running(loads: Sequence[PassLoad], estimate: EngineEstimate) -> float:
+    """Requests that a full engine works on at a time, in the mean over its time with a row's passes."""
+    parts = [
+        (
+            load.num_requests * estimate.completion_s(load.prompt_tokens, load.completion_tokens),
+            estimate.num_running(load.prompt_tokens, load.completion_tokens),
+        )
+        for load in loads
+    ]
+    total_s = sum(seconds for seconds, _ in parts)
+    return sum(seconds * num for seconds, num in parts) / total_s if total_s else estimate.model.concurrency
 
 
 def _between_nodes(name: str, estimate: EngineEstimate, there: Cluster) -> list[str]:

@@ -1,6 +1,9 @@
+import re
+
 import pytest
 
 from moaa_ray.core.model_size import PUBLISHED_CONFIGS, bytes_per_weight, published_shape, shape_of_config
+from moaa_ray.errors import ConfigError
 
 
 def shape(hub_id: str):
@@ -118,3 +121,19 @@ def test_hub_ids_are_found_in_any_case_and_with_metas_old_prefix():
     assert published_shape("meta-llama/Meta-Llama-3.1-8B-Instruct") == published_shape(
         "META-LLAMA/llama-3.1-8b-instruct"
     )
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "4096", 2.5])
+def test_a_size_that_is_none_is_refused_by_its_name(value):
+    config = {**PUBLISHED_CONFIGS["Qwen/Qwen3-8B"], "hidden_size": value}
+    with pytest.raises(ConfigError, match=re.escape(f"config.json: hidden_size = {value!r} is not a whole number")):
+        shape_of_config(config)
+    assert shape_of_config({**config, "model_type": "mamba2"}) is None, "nothing is known of what it must hold"
+
+
+def test_a_quantisation_that_says_nothing_is_not_guessed_and_a_missing_window_is_none():
+    config = PUBLISHED_CONFIGS["Qwen/Qwen3-8B"]
+    assert shape_of_config({**config, "quantization_config": "awq"}) is None
+    shape = shape_of_config({**config, "max_position_embeddings": None})
+    assert shape
+    assert shape.context_window == 0

@@ -1,8 +1,12 @@
+import random
+from math import exp
+from statistics import fmean
+
 import pytest
 
 from moaa_ray.core.gpus import gpu_type
 from moaa_ray.core.model_size import published_shape
-from moaa_ray.core.throughput import EngineSize, check_memory, gpu_row_s, tokens_per_s
+from moaa_ray.core.throughput import EngineSize, check_memory, gpu_row_s, mean_until, tokens_per_s
 from moaa_ray.errors import ConfigError
 
 
@@ -82,3 +86,18 @@ def test_fp8_needs_a_gpu_that_computes_in_it_to_be_faster_at_prefill():
     a100 = gpu_row_s(fp8, gpu_type("A100-80G"), prompt_tokens=3000, out_tokens=100)
     h100 = gpu_row_s(fp8, gpu_type("H100"), prompt_tokens=3000, out_tokens=100)
     assert a100 / h100 == pytest.approx(1979 / 312, rel=0.02)
+
+
+def test_a_memory_fraction_that_leaves_nothing_is_refused():
+    small = engine(LLAMA, gpu_memory_fraction=0.01)
+    with pytest.raises(ConfigError, match=r"models.m.gpu_memory_fraction = 0.01: of 80 GB of H100 that leaves nothing"):
+        check_memory("m", small, gpu_type("H100"), most=8)
+
+
+def test_lengths_that_a_limit_ends_are_shorter_in_the_mean():
+    """Against 100,000 draws; without spread the limit alone counts."""
+    rng = random.Random(0)
+    drawn = [min(48, 48 * exp(0.8 * rng.gauss(0, 1) - 0.32)) for _ in range(100_000)]
+    assert mean_until(48, mean=48, sigma=0.8) == pytest.approx(fmean(drawn), rel=0.01)
+    assert mean_until(10_000, mean=48, sigma=0.8) == pytest.approx(48, rel=0.001)
+    assert [mean_until(limit, mean=48, sigma=0.0) for limit in (10, 100)] == [10, 48]

@@ -37,7 +37,7 @@ def test_the_rate_of_an_endpoint_is_divided_among_the_pools_that_ask_it(tmp_path
     text = text.replace("  agg: {engine: fake}\n", "  b: {engine: fake}\n")
     text = text.replace("[{model: hosted}]", "[{model: hosted, num_samples: 3}, {model: b}]")
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
-    recipe = load_recipe(tmp_path / "recipe.yaml").recipe
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["generate.phases=1"]).recipe
     plan = plan_generate(recipe, Cluster(nodes=(Node(num_gpus=0, num_cpus=8),)), 8)
     pools = line_pools(plan_input(recipe), plan, plan.phases[0], mixture_passes(recipe))
     assert [pool.work.make_engine.keywords["share"] for pool in pools] == [3 / 8, 1, 1 / 8]

@@ -181,3 +181,23 @@ def test_fifty_rows_predict_the_speed_of_an_engine_of_which_the_recipe_says_noth
         assert pool.spec.load_s == pytest.approx(2, abs=0.5)
     text = plan_for_cli(load_recipe(other), cluster="cpus=16", num_rows=1000, measured=[str(tmp_path / "run")])
     assert "aggregate: speed: measured in" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[{", "JSONDecodeError"),
+        ("[1]", "AttributeError"),
+        ('[{"setup": {"model": "m"}}]', "KeyError: 'passes'"),
+        ('[{"setup": "m", "passes": {}}]', "KeyError: 'prompt_tokens'"),
+        ('[{"setup": {"model": "m"}, "passes": {"l0.a": {"calls": NaN}}}]', "nan is no number of something measured"),
+        ('[{"setup": {"model": "m"}, "passes": {}, "prompt_tokens": null}]', "None is no number"),
+        ('[{"setup": {"model": "m"}, "passes": {}, "prompt_tokens": -1}]', "-1 is no number"),
+    ],
+)
+def test_a_damaged_record_of_a_run_is_refused_by_its_name(tmp_path, text, what):
+    file = tmp_path / "metrics/usage/generate/e000001-000.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"plan.measured.0: {file} is damaged .*{what}.*take the run out"):
+        read_measurements([str(tmp_path)])

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from moaa_ray.core.simulated_line import Conditions
+from moaa_ray.core.simulation import simulate
 from moaa_ray.errors import ConfigError
 from moaa_ray.lines.mixture import plan_generate
 from moaa_ray.loading import load_recipe
@@ -178,7 +180,11 @@ def test_a_cluster_of_unequal_nodes_is_joined_by_plus():
         ("gpus=8,gpu=H100 +", "'' is not understood"),
         ("gpus=100000000,gpu=H100", "gpus=100000000 is more than the 65,536 that are planned for"),
         ("cpus=8,nodes=100000000", "nodes=100000000 is more than the 65,536"),
+        ("cpus=" + "9" * 5000, "cpus=99999999999999999999 is more than the 16,777,216"),
+        ("cpus=00", "cpus=00 is not a whole number above 0"),
+        ("gpu=H100,cpus=64", "gpu=H100 without a number of GPUs; add e.g. gpus=8, or gpus=0 for none"),
         ("cpus=8,labels=big", "labels=big: 'big' has no value; write e.g. labels=pool:big"),
+        ("cpus=8,labels=a:1;a:2", "labels=a:1;a:2: a is named twice"),
     ],
 )
 def test_a_cluster_that_cannot_be_read_is_refused(text, message):
@@ -186,17 +192,42 @@ def test_a_cluster_that_cannot_be_read_is_refused(text, message):
         parse_cluster(text)
 
 
+def test_fake_answers_that_max_tokens_ends_are_planned_as_long_as_they_come_out():
+    """100 tokens in the mean with a spread of 0.8, ended at 100: 68.9, at 100 tokens/s 0.689 s."""
+    fake = {**FAKE, "length_sigma": 0.8}
+    plan = plan_generate(recipe({"a": fake}, [{"model": "a", "max_tokens": 100}], "a"), parse_cluster("cpus=8"), 100)
+    assert plan.phases[0].pools[0].spec.seconds_per_row == pytest.approx(0.689 + 1, abs=0.001)
+
+
+def test_a_concurrency_above_what_the_kv_cache_holds_fills_and_drains_no_longer():
+    """2 x (80 GB x 0.92 - 2 GB) less 75.2 GB of weights in FP8 leave 68.0 GB. A token takes 2 x 80 x 8 x 128 x 2 bytes,
+    and an aggregator's prompt of 250 + 600 + 200 tokens with half of its answer is 1,350: 154 requests at a time."""
+
+    def aggregator(concurrency: int, num_rows: int):
+        model = {"engine": "vllm", "model": "Qwen/Qwen2-72B-Instruct", "quantization": "fp8", "tensor_parallel": 2}
+        models = {"big": {**model, "concurrency": concurrency}, "a": {**FAKE, "completion_tokens": 600}}
+        plan = plan_generate(recipe(models, ["a"], "big"), parse_cluster("gpus=2,gpu=H100"), num_rows)
+        run = simulate(plan.line, num_rows=num_rows, conditions=Conditions())
+        return plan.phases[0].pools[1].spec, plan.phases[0].ramp_s, run.makespan_s
+
+    specs, ramps, simulated = zip(*(aggregator(most, 5_000) for most in (154, 256, 100_000)), strict=True)
+    assert [spec.running(1) for spec in specs] == [154, 154, 154]
+    assert ramps == pytest.approx([ramps[0]] * 3, rel=0.1)
+    assert simulated == pytest.approx([simulated[0]] * 3, rel=0.1)
+    assert aggregator(100, 5_000)[0].running(1) == 100
+
+
 def test_the_text_names_pools_bottleneck_limit_and_total():
     """Two pools of 1 s a row, 1,000 rows, 4 slots: one engine each on the 2 that are left; 1,000 s + 6 s to start,
-    and 2 x 64 s for 64 answers at a time, which are all alike. Tokens a row: 250 + 100, and 250 + 100 + 200 + 100."""
-    models = {"a": {**FAKE, "num_cpus": 1}, "c": {**FAKE, "num_cpus": 1}}
+    and 1 s until the second has its first answer. Tokens a row: 250 + 100, and 250 + 100 + 200 + 100."""
+    models = {name: {**FAKE, "num_cpus": 1, "concurrency": 1} for name in "ac"}
     text = render_plan(plan_generate(recipe(models, ["a"], "c"), parse_cluster("cpus=4"), 1000))
     assert text.splitlines()[0] == "1,000 rows on 4 CPU slots, 1 node"
     rows = [" ".join(line.split()) for line in text.splitlines()]
     assert "1 l0.a * a 1 - 1 100% 0 s 17 min 0.3" in rows
     assert "1 aggregate c 1 - 1 100% 0 s 17 min 0.7" in rows
-    assert "phase 1: 19 min (6 s to load, 2 min to fill and drain)" in text
-    assert "in all: 19 min, 1.13 x the work bound, 1.0 M tokens, no price in the recipe" in text
+    assert "phase 1: 17 min (6 s to load, 1 s to fill and drain)" in text
+    assert "in all: 17 min, 1.01 x the work bound, 1.0 M tokens, no price in the recipe" in text
     assert "limit: l0.a is slowest; 1 more CPU slot (room for one more engine of it) would save" in text
 
 
