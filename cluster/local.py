@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main() -> None:
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
         os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")  # of a busy machine
+        # A job says `python`: this one, also where its environment is not activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         _run(chosen.nodes, chosen.cpus, f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}")
 
 
