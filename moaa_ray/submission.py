@@ -90,7 +90,10 @@ def _sent(client: "JobSubmissionClient", address: str, **job: Any) -> str:
         except RuntimeError as error:
             said = _line(error)
             if "No available agent" not in said:
-                raise ConfigError(f"--address {address}: its job server does not take the job: {said}") from error
+                way_out = "; exclude what is large in --runtime-env" if "status code 413" in said else ""
+                raise ConfigError(
+                    f"--address {address}: its job server does not take the job: {said}{way_out}"
+                ) from error
             if time.monotonic() > ends:
                 raise ConfigError(
                     f"--address {address}: no node has taken the job for {_STARTING_S:.0f} s ({said}); see with "

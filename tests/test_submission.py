@@ -275,3 +275,5 @@ def test_a_job_that_the_server_does_not_take_is_told_with_its_words(tmp_path, mo
     )
     monkeypatch.setattr(submission, "_client", lambda address: Server("Traceback\n" + "  File x\n" * 99 + "why"))
     assert refused(tmp_path).endswith("File x why.")
+    monkeypatch.setattr(submission, "_client", lambda address: Server("Request failed with status code 413: too large"))
+    assert refused(tmp_path).endswith("exclude what is large in --runtime-env")
