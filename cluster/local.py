@@ -46,7 +46,9 @@ def _run(num_nodes: int, num_cpus: int, access: str) -> None:
         options = {"include_dashboard": True, "dashboard_port": _free_port()}  # 8265 may be another cluster's
         cluster.add_node(num_cpus=0, object_store_memory=_STORE_BYTES, **options)
         for number in range(1, num_nodes):
-            node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES)
+            # Its own: of one for two, a node makes the other's copy of a working directory anew, under its driver.
+            folder = f"{cluster.head_node.get_temp_dir_path()}/node-{number}"
+            node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES, temp_dir=folder)
             (raylet,) = node.all_processes["raylet"]
             print(f"node {number}: {num_cpus} CPU slots; lost by: kill -9 {raylet.process.pid}", flush=True)
         print(f"dashboard: http://{cluster.webui_url}\nexport RAY_ADDRESS={cluster.address} {access}", flush=True)
