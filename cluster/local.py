@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main() -> None:
         token.write_text(secrets.token_hex(32), encoding="utf-8")
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
         os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")  # of a busy machine
+        # A job says `python`: this one, also where its environment is not activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         _run(chosen.nodes, chosen.cpus, f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token}")
 
 
@@ -43,7 +46,9 @@ def _run(num_nodes: int, num_cpus: int, access: str) -> None:
         options = {"include_dashboard": True, "dashboard_port": _free_port()}  # 8265 may be another cluster's
         cluster.add_node(num_cpus=0, object_store_memory=_STORE_BYTES, **options)
         for number in range(1, num_nodes):
-            node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES)
+            # Its own: of one for two, a node makes the other's copy of a working directory anew, under its driver.
+            folder = f"{cluster.head_node.get_temp_dir_path()}/node-{number}"
+            node = cluster.add_node(num_cpus=num_cpus, object_store_memory=_STORE_BYTES, temp_dir=folder)
             (raylet,) = node.all_processes["raylet"]
             print(f"node {number}: {num_cpus} CPU slots; lost by: kill -9 {raylet.process.pid}", flush=True)
         print(f"dashboard: http://{cluster.webui_url}\nexport RAY_ADDRESS={cluster.address} {access}", flush=True)

@@ -12,7 +12,7 @@ from moaa_ray.commands import data, doctor, evaluate, look, serve, submit
 from moaa_ray.commands import run as whole
 from moaa_ray.commands.log import quiet
 from moaa_ray.commands.run import Overrides, RecipeFile
-from moaa_ray.errors import ConfigError, MoaaError
+from moaa_ray.errors import ConfigError, MoaaError, StoppedError
 
 if TYPE_CHECKING:
     from moaa_ray.generation.summary import Summary
@@ -197,19 +197,11 @@ def _show(summary: "Summary", folder: str = "sft") -> None:
     typer.echo(f"  data: {summary.run_dir}/{folder}   summary: {summary.run_dir}/summary.json")
 
 
-class _StoppedError(BaseException):
-    """SIGINT or SIGTERM; no Exception, so that nothing on the way out takes it for an error of its own."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
-
-
 def _stop(number: int, _frame: object) -> None:
     """The first signal ends the run in order; a second one ends this process at once."""
     for each in _SIGNALS:
         signal.signal(each, lambda again, _: os._exit(_SIGNAL_EXIT + again))
-    raise _StoppedError(number)
+    raise StoppedError(number)
 
 
 def main() -> None:
@@ -224,9 +216,8 @@ def main() -> None:
     except MoaaError as error:
         _tell(str(error))
         sys.exit(error.exit_code)
-    except _StoppedError as stopped:
-        name = signal.Signals(stopped.number).name
-        _tell(f"stopped by {name}; what is finished is kept, the same command goes on")
+    except StoppedError as stopped:
+        _tell(f"stopped by {signal.Signals(stopped.number).name}; {stopped.what_now}")
         sys.exit(_SIGNAL_EXIT + stopped.number)
 
 

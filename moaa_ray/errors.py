@@ -31,6 +31,15 @@ class FencedError(MoaaError):
     exit_code = 5
 
 
+class StoppedError(BaseException):
+    """SIGINT or SIGTERM; no Exception, so that nothing on the way out takes it for an error of its own."""
+
+    def __init__(self, number: int, what_now: str = "what is finished is kept, the same command goes on"):
+        super().__init__(number)
+        self.number = number
+        self.what_now = what_now
+
+
 def ours_within(error: BaseException) -> MoaaError | None:
     """The error of ours that another program's error wraps, as Ray's do; None: there is none."""
     cause: BaseException | None = error

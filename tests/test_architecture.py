@@ -33,6 +33,7 @@ RAY_IN_TRAINING = "training/trainer.py"
 LAZY_VENDOR_ALLOWED = {
     "engines": {"vllm", "transformers", "torch"},
     "demo": {"torch", "transformers"},
+    "runtime_env.py": {"ray"},
     "submission.py": {"ray"},
     "telemetry.py": {"ray"},
     "training": {"transformers"},

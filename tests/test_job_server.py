@@ -74,7 +74,7 @@ def test_a_job_runs_to_its_end_and_again_finds_it_finished(job_server, tmp_path)
     for _ in range(2):
         job_id = submit(this)
         assert follow(job_server, job_id, said.append) == 0
-    assert re.fullmatch(r"moaa-small-\d{8}-\d{6}", job_id)
+    assert re.fullmatch(r"moaa-small-\d{8}-\d{6}-[0-9a-f]{4}", job_id)
     assert (tmp_path / "run" / "sft" / "_manifest.json").exists()
     assert "".join(said).count("2 prompts = 2 ok") == 2
 
@@ -98,7 +98,7 @@ def test_a_job_that_is_stopped_goes_on_when_it_is_submitted_again(job_server, tm
     runs.write_prompts(tmp_path / "prompts.jsonl", NUM_ROWS)
     first = submit(this)
     kills.wait_until(lambda: runs.num_blocks(run_dir) >= 2)
-    with pytest.raises(ConfigError, match=f"job {first} works on it; follow it with `ray job logs"):
+    with pytest.raises(ConfigError, match=f"job {first} works on it; follow it with `RAY_API_SERVER_ADDRESS=http"):
         submit(this)
     client(job_server).stop_job(first)
     assert follow(job_server, first, lambda text: None) == 1

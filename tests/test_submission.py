@@ -1,16 +1,22 @@
 """A run as a job: what is refused before anything is sent, and what a real job server makes of it."""
 
+import contextlib
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.dashboard.modules.job.common import JobInfo
+from ray.job_submission import JobStatus
 
 from moaa_ray import submission
-from moaa_ray.errors import ConfigError
+from moaa_ray.commands import submit as commands
+from moaa_ray.errors import ConfigError, MoaaError, StoppedError
 from moaa_ray.recipe import STAGES
-from moaa_ray.submission import COMMANDS, Submission, submit
+from moaa_ray.submission import COMMANDS, Submission, follow, submit
 
 RECIPE = {
     "name": "small",
@@ -62,7 +68,10 @@ def test_every_stage_can_be_submitted():
     assert {command.removeprefix("train ") for command in COMMANDS} == {"run", *STAGES}
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://"])
+NO_ADDRESSES = ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://[::1", "http://a:b", "http://a:99999"]
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
 def test_an_address_that_is_none_is_refused(tmp_path, address):
     assert f"--address {address}: is not of the form http://host:8265" in refused(tmp_path, address=address)
 
@@ -86,6 +95,51 @@ def test_another_machine_that_takes_jobs_without_a_token_is_refused(tmp_path, mo
         server.shutdown()
     assert ("answers without a token" in text) == is_open
     assert ("wants another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in text) != is_open
+
+
+@contextlib.contextmanager
+def answering(status: int, text: str) -> Iterator[tuple[str, list[str]]]:
+    """The address of a server that always answers so, and what it was asked for."""
+    asked_for = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked_for.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked_for
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_a_job_goes_where_it_is_told_to_whatever_the_environment_says(monkeypatch, name):
+    """Ray's own client takes both variables before the address that it is given."""
+    monkeypatch.setenv(name, "http://127.0.0.1:2")
+    with answering(200, '{"version": "4", "ray_version": "2.60.0"}') as (address, asked_for):
+        submission._client(address)
+    assert asked_for == ["/api/version"] * 3, "ours, and two of the client's"
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(200, "<html>"), (200, '{"a": 1}'), (404, ""), (500, ""), (503, ""), (302, "")]
+)
+def test_a_server_that_is_no_job_server_is_told(tmp_path, status, text):
+    with answering(status, text) as (address, _):
+        assert f"--address {address}: no job server answers there (" in refused(tmp_path, address=address)
+
+
+def test_a_server_that_never_answers_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "_ASK_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        assert "no job server answers there (timed out)" in refused(tmp_path, address=address)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +177,21 @@ def test_what_ray_would_pass_over_in_the_runtime_environment_is_refused(tmp_path
     )
     (tmp_path / "env.yaml").write_text("exclude: [/runs/]", encoding="utf-8")
     assert "'exclude' is no field of Ray's runtime environment; did you mean 'excludes'?" in refused(tmp_path)
-    (tmp_path / "env.yaml").write_text("", encoding="utf-8")
-    assert "no job server answers there" in refused(tmp_path)
+    (tmp_path / "env.yaml").write_text("working_dir: s3://bucket/code.zip", encoding="utf-8")
+    assert "working_dir is what --working-dir says" in refused(tmp_path)
+    (tmp_path / "env.yaml").write_bytes(b"excludes: [\xff]")
+    assert "byte 11 is not UTF-8" in refused(tmp_path)
+    for nothing in ("", "excludes:\nenv_vars: {TOKENIZERS_PARALLELISM: 'false'}"):
+        (tmp_path / "env.yaml").write_text(nothing, encoding="utf-8")
+        assert "no job server answers there" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["excludes: /runs/", "excludes: [1]", "env_vars: {A: 1}", "pip: 3", "py_modules: [gone]"]
+)
+def test_what_ray_would_not_take_in_the_runtime_environment_is_told_with_its_words(tmp_path, text):
+    (tmp_path / "env.yaml").write_text(text, encoding="utf-8")
+    assert f"{tmp_path / 'env.yaml'}: Ray does not take it: " in refused(tmp_path)
 
 
 def test_a_job_server_that_is_not_there_is_named(tmp_path):
@@ -156,6 +223,49 @@ def test_a_cluster_that_has_just_started_is_waited_for(tmp_path, monkeypatch):
     assert "no node has taken the job for" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("WebSocket closed: 1006"), OSError("refused"), KeyError("x")])
+def test_a_job_server_that_is_lost_is_not_the_end_of_the_job(monkeypatch, error):
+    class Lost(Server):
+        async def tail_job_logs(self, job_id: str):
+            yield "a line"
+            raise error
+
+    said = []
+    monkeypatch.setattr(submission, "_client", lambda address: Lost())
+    with pytest.raises(MoaaError) as caught:
+        follow("http://127.0.0.1:1", "moaa-x", said.append)
+    assert "need not be the end of job moaa-x" in str(caught.value)
+    assert "`RAY_API_SERVER_ADDRESS=http://127.0.0.1:1 ray job logs --follow moaa-x`" in str(caught.value)
+    assert (said, caught.value.exit_code) == (["a line"], 1)
+
+
+def test_who_stops_following_is_told_that_the_job_goes_on(tmp_path, monkeypatch):
+    def stopped(*_) -> int:
+        raise StoppedError(2)
+
+    monkeypatch.setattr(submission, "submit", lambda asked: "moaa-x")
+    monkeypatch.setattr(submission, "follow", stopped)
+    with pytest.raises(StoppedError) as caught:
+        commands.submit(tmp_path / "recipe.yaml", address="http://a:1")
+    said = "job moaa-x goes on; `RAY_API_SERVER_ADDRESS=http://a:1 ray job stop moaa-x` ends it"
+    assert (caught.value.number, caught.value.what_now) == (2, said)
+
+
+def test_the_log_of_a_job_that_failed_is_shown_once(monkeypatch):
+    class Failed(Server):
+        async def tail_job_logs(self, job_id: str):
+            yield "the log\n"
+
+        def get_job_info(self, job_id: str):
+            message = "Job entrypoint command failed with exit code 4, last available logs (some):\nthe log\n"
+            return JobInfo(status=JobStatus.FAILED, entrypoint="python", message=message, driver_exit_code=4)
+
+    said = []
+    monkeypatch.setattr(submission, "_client", lambda address: Failed())
+    assert follow("http://127.0.0.1:1", "moaa-x", said.append) == 4
+    assert said == ["the log\n", "job moaa-x: FAILED: Job entrypoint command failed with exit code 4\n"]
+
+
 def test_a_job_that_the_server_does_not_take_is_told_with_its_words(tmp_path, monkeypatch):
     monkeypatch.setattr(submission, "_client", lambda address: Server("runtime_env\n is broken"))
     said = refused(tmp_path)
@@ -163,3 +273,7 @@ def test_a_job_that_the_server_does_not_take_is_told_with_its_words(tmp_path, mo
         "--address http://127.0.0.1:1: its job server does not take the job: Request failed with status code 500: "
         "runtime_env is broken."
     )
+    monkeypatch.setattr(submission, "_client", lambda address: Server("Traceback\n" + "  File x\n" * 99 + "why"))
+    assert refused(tmp_path).endswith("File x why.")
+    monkeypatch.setattr(submission, "_client", lambda address: Server("Request failed with status code 413: too large"))
+    assert refused(tmp_path).endswith("exclude what is large in --runtime-env")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from moaa_ray.commands.run import Overrides, RecipeFile
+from moaa_ray.errors import StoppedError
 
 
 def submit(
@@ -29,7 +30,7 @@ def submit(
     reach. ^C ends the following, not the job; `moaa status RUN` tells how far
     it is.
     """
-    from moaa_ray.submission import Submission, follow
+    from moaa_ray.submission import Submission, follow, ray_job
     from moaa_ray.submission import submit as send
 
     asked = Submission(
@@ -41,6 +42,11 @@ def submit(
         runtime_env=runtime_env,
     )
     job_id = send(asked)
-    typer.echo(f"job {job_id} is submitted; `ray job logs --follow {job_id} --address {address}` shows its log")
+    typer.echo(f"job {job_id} is submitted; `{ray_job(address, 'logs --follow', job_id)}` shows its log")
     if wait:
-        raise typer.Exit(follow(address, job_id, lambda text: typer.echo(text, nl=False)))
+        try:
+            code = follow(address, job_id, lambda text: typer.echo(text, nl=False))
+        except StoppedError as stopped:
+            ends = ray_job(address, "stop", job_id)
+            raise StoppedError(stopped.number, f"job {job_id} goes on; `{ends}` ends it") from None
+        raise typer.Exit(code)

@@ -82,7 +82,7 @@ def session(config: RayConfig, *, cpu_slots: float, with_dashboard: bool = False
     except ConnectionError as error:
         raise ConfigError(
             f"ray.address = {address}: no Ray cluster answers there ({error}); start one, give its address (here or in "
-            "RAY_ADDRESS), or set ray.address=local"
+            "RAY_ADDRESS) and the token that it wants (RAY_AUTH_MODE, RAY_AUTH_TOKEN), or set ray.address=local"
         ) from error
     _tame_logs()
     whole.is_started, whole.is_local = True, address == "local"

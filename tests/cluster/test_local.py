@@ -42,6 +42,9 @@ def test_nodes_on_one_machine_are_a_cluster_and_end_when_told():
         assert Path(token).stat().st_mode & 0o777 == 0o600
         started = runs.descendants(process.pid)
         assert len(started) > 6
+        options = [word for pid in started for word in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+        folders = {word for word in options if word.startswith("--session_dir=")}
+        assert len(folders) == 3, "of a folder for two the second would take a job's working directory from its driver"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == 0
         end = time.monotonic() + 30

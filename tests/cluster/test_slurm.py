@@ -39,6 +39,11 @@ def log(folder: Path) -> str:
     return (folder / "log").read_text()
 
 
+def test_the_job_asks_for_whole_nodes():
+    asked = {line for line in SCRIPT.read_text(encoding="utf-8").splitlines() if line.startswith("#SBATCH")}
+    assert {"#SBATCH --exclusive", "#SBATCH --mem=0", "#SBATCH --ntasks-per-node=1"} <= asked
+
+
 def test_ray_starts_on_every_node_and_the_run_on_the_first(tmp_path):
     code, _ = end(begin(tmp_path, "run", "recipe.yaml", "seed=1"))
     text = log(tmp_path)

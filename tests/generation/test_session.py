@@ -105,6 +105,21 @@ def test_a_cluster_that_wants_another_token_is_told_by_its_address(monkeypatch, 
         pass
 
 
+def test_a_cluster_that_does_not_answer_a_wrong_token_may_want_another(monkeypatch, port):
+    """What Ray 2.60 says of a wrong token, and of none."""
+    import ray
+
+    def init(**_):
+        raise ConnectionError(f"Failed to connect to Ray cluster at 127.0.0.1:{port}")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ConfigError, match=r"and the token that it wants \(RAY_AUTH_MODE, RAY_AUTH_TOKEN\)"),
+        session(RayConfig(address=f"127.0.0.1:{port}"), cpu_slots=1),
+    ):
+        pass
+
+
 def test_what_ray_says_of_a_start_that_fails_does_not_bury_the_way_out(monkeypatch):
     import ray
 
