@@ -82,6 +82,8 @@ def plan(
     from moaa_ray.loading import load_to_plan
     from moaa_ray.planning.run import plan_for_cli
 
+    if hours_between_losses and not simulate:
+        raise ConfigError("--hours-between-losses is without effect alone; add --simulate, or leave it out")
     loaded = load_to_plan(recipe, overrides or [])
     conditions = Conditions(seed=loaded.recipe.seed, hours_between_losses=hours_between_losses or None)
     simulated = conditions if simulate else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from moaa_ray.cli import app
+from moaa_ray.errors import ConfigError
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -37,3 +38,9 @@ def test_phases_that_follow_each_other_stand_beside_each_other_in_the_picture():
     text = told("--cluster", "gpus=8,gpu=H100,cpus=64", "--rows", "2000")
     bars = [line for line in text.split("\n\nsample:")[0].splitlines() if "GPUs, busy" in line]
     assert any("...." in bar for bar in bars)
+
+
+def test_losses_without_a_simulation_are_refused_rather_than_left_out():
+    done = CliRunner().invoke(app, ["plan", str(JOBS / "self_moa.yaml"), "--hours-between-losses", "2"])
+    assert isinstance(done.exception, ConfigError)
+    assert "add --simulate" in str(done.exception)
