@@ -65,6 +65,8 @@ class Completion:
     first_logprobs: tuple[tuple[str, float], ...] = ()
     """(token, logprob in nats) of what could have come first, likeliest first; empty where it was not asked for, or
     where the engine cannot say."""
+    model: str = ""  # who gave it, and its revision, noted where a row may outlive the recipe that named them
+    revision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

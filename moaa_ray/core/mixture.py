@@ -86,13 +86,20 @@ class MixturePass:
             return row
         if lack := self._lack(row):
             return replace(row, status="failed", reason=lack)
-        row = fill(row, self.name, [self._request_id(row, i) for i in range(self.num_samples)], answers)
+        signed = {request_id: self._signed(answer) for request_id, answer in answers.items()}
+        row = fill(row, self.name, [self._request_id(row, i) for i in range(self.num_samples)], signed)
         row = replace(row, flags=_with_flags(row, self.name))
         return self._closed(row) if self.is_final else row
 
     def all_failed(self, row: Row, failure: Failure) -> dict[str, Answer]:
         """The same failure as the answer to every sample still open."""
         return {self._request_id(row, i): failure for i in open_samples(row, self.name, self.num_samples)}
+
+    def _signed(self, answer: Answer) -> Answer:
+        """With who gave it: the row may go on with another recipe (--allow-changes), whose pass has another model."""
+        if isinstance(answer, Failure):
+            return answer
+        return replace(answer, model=self.speaker.model, revision=self.speaker.revision)
 
     def _closed(self, row: Row) -> Row:
         answer = row.answers[self.name][0]

@@ -57,12 +57,16 @@ def turn_proposals(row: Row, passes: Sequence[MixturePass]) -> list[Proposal]:
 
 def _proposal(row: Row, p: MixturePass, answer: Answer, *, used: bool) -> Proposal:
     done = isinstance(answer, Completion)
+    # An answer may be from before the recipe was changed, and another model's than the pass's.
+    model, revision = p.speaker.model, p.speaker.revision
+    if done and answer.model:
+        model, revision = answer.model, answer.revision
     return Proposal(
         turn=row.turn,
         layer=p.speaker.layer,
         proposer=p.speaker.proposer,
-        model=p.speaker.model,
-        revision=p.speaker.revision,
+        model=model,
+        revision=revision,
         completion=answer.text if done else "",
         finish_reason=answer.finish_reason if done else "",
         prompt_tokens=answer.prompt_tokens if done else 0,

@@ -47,6 +47,8 @@ ANSWER = pa.struct(
         ("error_detail", pa.string()),
         ("retryable", pa.bool_()),
         ("first_logprobs", pa.list_(pa.struct([("token", pa.string()), ("logprob", pa.float64())]))),  # null: none
+        ("model", pa.string()),
+        ("revision", pa.string()),
     ]
 )
 
@@ -168,7 +170,7 @@ def work_schema(pass_names: Sequence[str]) -> pa.Schema:
         ("later", pa.list_(pa.string())),
         ("proposals", pa.list_(PROPOSAL)),
     ]
-    return schema("work", 2, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
+    return schema("work", 3, fields + [(ANSWER_PREFIX + name, pa.list_(ANSWER)) for name in pass_names])
 
 
 def schema_name(declared: pa.Schema) -> str:
@@ -204,6 +206,8 @@ def answer_from(record: Record) -> Answer:
         completion_tokens=record["completion_tokens"],
         flags=tuple(record["flags"] or ()),
         first_logprobs=tuple((one["token"], one["logprob"]) for one in record["first_logprobs"] or ()),
+        model=record["model"] or "",
+        revision=record["revision"] or "",
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from moaa_ray.core.mixture import MixtureRules, shown
 from moaa_ray.core.passes import CannotAskError, Room
-from moaa_ray.core.turns import close_turn, reopen
+from moaa_ray.core.turns import close_turn, reopen, turn_proposals
 from moaa_ray.types import Failure, Message
 from tests.core.rows import UNLIMITED, aggregator, count_words, proposer, row, run_pass, said, work_of
 
@@ -190,6 +190,18 @@ def test_a_closed_turn_holds_the_synthesis_and_says_which_proposals_were_used():
         ("b", "", False, "timeout"),
         ("c", "iv", True, ""),
     ]
+
+
+def test_an_answer_from_before_a_change_of_the_recipe_keeps_the_name_of_the_model_that_gave_it():
+    def with_model(p, name):
+        return replace(p, speaker=replace(p.speaker, model=name, revision=f"{name}-1"))
+
+    old, new = (replace(with_model(A, name), num_samples=2) for name in ("old", "new"))
+    half = run_pass(old, row(), lambda request: said("four") if request.id.endswith("/0") else TIMEOUT)
+    kept = reopen(replace(half, status="failed"), [new, FINAL])
+    r = run_pass(new, kept, lambda _: said("4"))
+    told = [(p.model, p.revision, p.completion) for p in turn_proposals(r, [new, FINAL])]
+    assert told == [("old", "old-1", "four"), ("new", "new-1", "4")]
 
 
 def test_the_next_turn_sees_synthesised_answers_and_only_its_own_proposals():

@@ -52,7 +52,7 @@ def prompts_table() -> pa.Table:
         (schemas.PROMPTS, "prompts/1"),
         (schemas.SFT, "sft/1"),
         (schemas.FAILURES, "failures/1"),
-        (schemas.work_schema(PASSES), "work/2"),
+        (schemas.work_schema(PASSES), "work/3"),
     ],
 )
 def test_every_schema_carries_its_name_and_version(schema, name):
