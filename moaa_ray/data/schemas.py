@@ -62,14 +62,7 @@ _HEAD = (("id", pa.string()), ("source", pa.string()))
 PROMPTS = schema("prompts", 1, [*_HEAD, ("messages", MESSAGES)])
 
 SFT = schema(
-    "sft",
-    1,
-    [
-        *_HEAD,
-        ("messages", MESSAGES),
-        ("proposals", pa.list_(PROPOSAL)),
-        ("flags", pa.list_(pa.string())),
-    ],
+    "sft", 1, [*_HEAD, ("messages", MESSAGES), ("proposals", pa.list_(PROPOSAL)), ("flags", pa.list_(pa.string()))]
 )
 
 CANDIDATE = pa.struct(
