@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from moaa_ray.errors import ConfigError, MoaaError, StoppedError
 from moaa_ray.recipe import STAGES
 from moaa_ray.submission import COMMANDS, Submission, follow, submit
 
+JOBS = Path(__file__).parents[1] / "jobs"
 RECIPE = {
     "name": "small",
     "run_dir": "/shared/runs/small",
@@ -277,3 +279,17 @@ def test_a_job_that_the_server_does_not_take_is_told_with_its_words(tmp_path, mo
     assert refused(tmp_path).endswith("File x why.")
     monkeypatch.setattr(submission, "_client", lambda address: Server("Request failed with status code 413: too large"))
     assert refused(tmp_path).endswith("exclude what is large in --runtime-env")
+
+
+def test_what_goes_along_by_our_own_file_holds_no_env_file_at_any_depth(tmp_path):
+    """By Ray's own packing, whose patterns are those of .gitignore."""
+    from ray._private.runtime_env.packaging import create_package
+
+    folder, package = tmp_path / "work", tmp_path / "package.zip"
+    for name in ("recipe.yaml", ".env", "inner/.env", "inner/kept.txt", "runs/rows.parquet", ".venv/python"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("HF_TOKEN=hf_secret", encoding="utf-8")
+    excludes = yaml.safe_load((JOBS / "runtime_env.yaml").read_text(encoding="utf-8"))["excludes"]
+    create_package(str(folder), package, include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(package) as packed:
+        assert {name for name in packed.namelist() if not name.endswith("/")} == {"recipe.yaml", "inner/kept.txt"}

@@ -13,7 +13,12 @@ import pytest
 from tests.cluster.documents import ROOT
 from tests.generation import runs
 
-LOOK = "import ray; ray.init(log_to_driver=False); print(sorted(n['Resources'].get('CPU', 0) for n in ray.nodes()))"
+LOOK = """
+import ray, shutil
+ray.init(log_to_driver=False)
+print(ray.get(ray.remote(lambda: shutil.which("python")).remote()))
+print(sorted(node["Resources"].get("CPU", 0) for node in ray.nodes()))
+"""
 
 
 def told(process: subprocess.Popen, pattern: str, *, timeout_s: float = 400) -> re.Match:
@@ -29,7 +34,10 @@ def told(process: subprocess.Popen, pattern: str, *, timeout_s: float = 400) -> 
 @pytest.mark.slow
 def test_nodes_on_one_machine_are_a_cluster_and_end_when_told():
     command = [sys.executable, "cluster/local.py", "--nodes", "3", "--cpus", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    outside = {**os.environ, "PATH": os.defpath}  # as where this Python's environment is not activated
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True, env=outside
+    )
     try:
         address, token = told(
             process, r"export RAY_ADDRESS=(\S+) RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=(\S+)"
@@ -38,7 +46,8 @@ def test_nodes_on_one_machine_are_a_cluster_and_end_when_told():
         seen = subprocess.run(
             [sys.executable, "-c", LOOK], env={**os.environ, **access}, capture_output=True, text=True
         )
-        assert seen.stdout.splitlines()[-1:] == ["[0, 2.0, 2.0]"], seen.stderr[-2000:]
+        python = str(Path(sys.executable).parent / "python")
+        assert seen.stdout.splitlines()[-2:] == [python, "[0, 2.0, 2.0]"], seen.stderr[-2000:]
         assert Path(token).stat().st_mode & 0o777 == 0o600
         started = runs.descendants(process.pid)
         assert len(started) > 6
