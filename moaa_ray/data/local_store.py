@@ -33,6 +33,8 @@ def told(uri: str, path: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
+        if os.path.isfile(uri):
+            raise ConfigError(f"{uri} is a file; name a folder, such as that of a run") from error
         where = f"{uri.rstrip('/')}/{path}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"no space left for {where}: the disk or the quota is full; free space"

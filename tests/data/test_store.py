@@ -306,3 +306,9 @@ def test_a_scheme_whose_client_fails_at_once_is_refused(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
     with pytest.raises(ConfigError, match=r"^cannot open ftp://x/y: .*Name or service not known; install"):
         open_store("ftp://x/y")
+
+
+def test_a_file_where_a_folder_is_meant_is_no_fault_of_the_storage(tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"rows\.parquet is a file; name a folder, such as that of a run"):
+        open_store(str(tmp_path / "rows.parquet")).read("run.json")
