@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from moaa_ray.training.products import add_outer, product
+
 CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
 """Logits in memory at once."""
 
@@ -123,7 +125,7 @@ class _TargetLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         norms = torch.empty_like(logprobs)
         for part in _chunks(hidden, len(words)):
-            logprobs[part], norms[part] = head._norms(hidden[part] @ words.t(), targets[part], head.softcap)
+            logprobs[part], norms[part] = head._norms(product(hidden[part], words.t()), targets[part], head.softcap)
         ctx.save_for_backward(hidden, weight, targets, norms)
         ctx.head = head
         return logprobs
@@ -135,7 +137,7 @@ class _TargetLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(hidden, len(words)):
-            logits = hidden[part] @ words.t()
+            logits = product(hidden[part], words.t())
             grad = ctx.head._grad(logits, targets[part], norms[part], -grads[0][part], ctx.head.softcap)
             _add_grads(grad, part, hidden, words, grad_hidden, grad_weight)
         return grad_hidden, grad_weight, None, None
@@ -152,7 +154,7 @@ class _SummedLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_grad else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _chunks(hidden, len(words)):
-            logits = hidden[part] @ words.t()
+            logits = product(hidden[part], words.t())
             if grad_hidden is None:
                 logprobs, _ = head._norms(logits, targets[part], head.softcap)
             else:
@@ -175,11 +177,11 @@ def _add_grads(
     grad: Tensor, part: slice, hidden: Tensor, words: Tensor, grad_hidden: Tensor, grad_weight: Tensor | None
 ) -> None:
     """Gradients of one chunk of logits [n, V], put where they belong; the words' only where they are trained."""
-    torch.mm(grad, words, out=grad_hidden[part])
+    grad_hidden[part] = product(grad, words)
     if grad_weight is None:
         return
     if grad.dtype == grad_weight.dtype:
-        grad_weight.addmm_(grad.t(), hidden[part])
+        add_outer(grad_weight, grad, hidden[part])
     elif grad.is_cuda:  # half-precision factors, summed in float32
         torch.addmm(grad_weight, grad.t(), hidden[part], out_dtype=grad_weight.dtype, out=grad_weight)
     else:

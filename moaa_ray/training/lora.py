@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import dropout
 
 from moaa_ray.core.seeds import seed_for
 from moaa_ray.errors import ConfigError
+from moaa_ray.training.products import linear
 from moaa_ray.training.shards import fill
 from moaa_ray.training.student import Student
 

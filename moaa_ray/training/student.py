@@ -15,6 +15,7 @@ from moaa_ray.errors import ConfigError
 from moaa_ray.training import attention
 from moaa_ray.training.head import Head
 from moaa_ray.training.microbatch import Microbatch, lay_out
+from moaa_ray.training.products import Linear
 
 
 class Student(nn.Module):
@@ -32,6 +33,7 @@ class Student(nn.Module):
             head.weight = model.get_input_embeddings().weight  # pyright: ignore
         model.set_output_embeddings(head)  # pyright: ignore
         fuse_norms(model)
+        exchange_linears(model)
         rotate_by_token(model)
         self.model = model
 
@@ -118,6 +120,14 @@ def fuse_norms(model: nn.Module) -> None:
             is_llama_kind = type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon")
             if is_llama_kind and type(child).__name__ in LLAMA_KIND_NORMS:
                 setattr(parent, name, FusedRMSNorm(child.weight, child.variance_epsilon))  # pyright: ignore
+
+
+def exchange_linears(model: nn.Module) -> None:
+    """Exchange linear layers for those whose products on CPUs are oneDNN's."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear:
+                setattr(parent, name, Linear(child))
 
 
 def rotate_by_token(model: nn.Module) -> None:
