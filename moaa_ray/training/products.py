@@ -1,6 +1,6 @@
 """Matrix products in float32 on x86 CPUs by oneDNN, which uses AVX-512 wherever it is.
 
-torch gives them to Intel's MKL, whose kernels on other makers' processors stop at AVX2: on a an AMD EPYC core (Zen 5)
+torch gives them to Intel's MKL, whose kernels on other makers' processors stop at AVX2: on an AMD EPYC core (Zen 5)
 products of a small model's sizes run at 105 GFLOP/s, and at 245 by oneDNN. Half precision and GPUs are left to torch.
 """
 
